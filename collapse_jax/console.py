@@ -1,0 +1,75 @@
+"""What a run tells the person who started it: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+LINE_EVERY_S = 10.0
+
+
+def loud(line: str) -> None:
+    """One line on standard error that must not be missed."""
+    print(f"collapse: WARNING: {line}", file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 02 min`, `3 min 05 s`, `12 s`; `?` when unknown."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+class Bar:
+    """Progress of one stage: a bar on a terminal, else a line now and then and one at the end."""
+
+    def __init__(self, title: str, total: int, unit: str):
+        self.title, self.total, self.unit = title, max(total, 1), unit
+        self.began = self.said = time.monotonic()
+        self.first: int | None = None
+        self.console = Console()
+        self.bar = None
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task(title, total=self.total, note="")
+            self.bar.start()
+
+    def update(self, done: int, note: str = "", later_s: float | None = None) -> None:
+        """`done` of total units; `later_s` is the estimate for all that comes after this stage."""
+        if self.first is None:
+            self.first, self.began = done, time.monotonic()
+        left = self.left_s(done)
+        whole = None if left is None or later_s is None else left + later_s
+        text = f"{done}/{self.total} {self.unit}  {note}  ETA {duration(left)}, experiment {duration(whole)}"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, note=text)
+        elif time.monotonic() - self.said > LINE_EVERY_S:
+            self.said = time.monotonic()
+            say(f"{self.title}: {text}")
+
+    def left_s(self, done: int) -> float | None:
+        """Estimated seconds to the end of this stage."""
+        passed = done - (self.first if self.first is not None else done)
+        if passed <= 0:
+            return 0.0 if done >= self.total else None
+        return (time.monotonic() - self.began) / passed * (self.total - done)
+
+    def close(self, line: str | None = None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if line:
+            say(line)
