@@ -1,0 +1,83 @@
+"""Families: the protocol between a kind of generative model and the chain, and the table of those there are.
+
+The chain, the trainer and the lineage know a family only through `Family` and `Kind`. A new family is one
+file here and one line in `KINDS`.
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from collapse_jax.config import BadInput
+from collapse_jax.data.records import Spec
+
+Batch = dict[str, jax.Array]
+Rows = Iterable[Mapping[str, np.ndarray]]
+
+KINDS = {"transformer": "collapse_jax.families.transformer"}
+
+
+class Family(Protocol):
+    """A generative model of rows. Instances are frozen and hashable, so that compiled programs are shared."""
+
+    spec: Spec
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit of every metric that `derive` and `measure` name."""
+        ...
+
+    def init(self, rngs: nnx.Rngs) -> nnx.Module:
+        """A model with fresh weights, sharded over the current mesh (traceable)."""
+        ...
+
+    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
+        """(sum of losses, their weight, auxiliary scalars) over a batch of rows (traceable)."""
+        ...
+
+    def evaluate(self, model: nnx.Module, batch: Batch, row_weight_B: jax.Array) -> dict:
+        """metric -> (sum, weight) over the rows that weigh 1; holds "test_loss" (traceable)."""
+        ...
+
+    def derive(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The means of `evaluate` over a split and what follows from them."""
+        ...
+
+    def sample(self, model: nnx.Module, keys_B: jax.Array, rows_B: Batch) -> Batch:
+        """One row a key, conditioned on what the family takes from the real rows (traceable)."""
+        ...
+
+    def measure(self, samples: Rows, real: Rows) -> dict[str, float]:
+        """What a generation's samples are judged by, beside the real training rows (on the host)."""
+        ...
+
+    def show(self, row: Mapping[str, np.ndarray]) -> str:
+        """A row as a person reads it."""
+        ...
+
+
+class Kind(Protocol):
+    """The module of a family: its settings classes and how to build it.
+
+    `Model`, `Data` and `Sample` are frozen settings; `prepare(data, store)` gives the real rows and
+    `build(model, data, sample, dataset)` the family. Both raise `BadInput`.
+    """
+
+    Model: type
+    Data: type
+    Sample: type
+
+    def prepare(self, data: Any, store: Any) -> Any: ...
+
+    def build(self, model: Any, data: Any, sample: Any, dataset: Any) -> Family: ...
+
+
+def kind(name: str) -> Any:
+    """The module of the named family. Raises `BadInput`."""
+    if name not in KINDS:
+        raise BadInput(f"config.family={name!r} is not one of {', '.join(KINDS)}")
+    return importlib.import_module(KINDS[name])

@@ -1,0 +1,1 @@
+"""One step, one loop and one evaluation for every family."""
