@@ -1,0 +1,243 @@
+"""`collapse run`: from settings to committed generations, records and report; again, and only what is missing."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from collapse_jax import chain, families, faults, files, interrupt, lock, report
+from collapse_jax import config as settings_
+from collapse_jax import mesh as meshes
+from collapse_jax.chain import Chain
+from collapse_jax.console import duration, loud, say
+from collapse_jax.experiment import Experiment, Graph, Node, plan
+from collapse_jax.metrics import compilations
+
+REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report while it runs
+
+
+def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int:
+    """Run or resume; the exit code is 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
+    store = (store or workdir).resolve()
+    mesh = meshes.make(experiment.mesh.data, experiment.mesh.model)
+    with ExitStack() as stack:
+        for folder in dict.fromkeys((workdir.resolve(), store)):
+            files.make_folder(folder)
+            stack.enter_context(lock.owned(folder))
+        stack.enter_context(interrupt.caught())
+        return Run(experiment, workdir, store, mesh).all()
+
+
+def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, Graph]:
+    """Real rows, family and graph of an experiment; imports the data when they are not there yet."""
+    kind = families.kind(experiment.family)
+    dataset = kind.prepare(experiment.data, store)
+    family = kind.build(experiment.model, experiment.data, experiment.sample, dataset)
+    init = experiment.train.init
+    digest = "" if init in ("fresh", "parent") else chain.weights_digest(init)
+    return dataset, family, plan(experiment, dataset.digest, len(dataset.rows("train")), digest)
+
+
+class Run:
+    """One invocation: walks the graph in order of generation and keeps the workdir's files up to date."""
+
+    def __init__(self, experiment: Experiment, workdir: Path, store: Path, mesh: Any):
+        self.experiment, self.workdir, self.store = experiment, workdir, store
+        dataset, family, self.graph = prepare(experiment, store)
+        self.family = family
+        self.chain = Chain(experiment, family, dataset, self.graph, mesh, store, workdir)
+        self.status = {name: self._status(name) for name in self.graph.nodes}
+        self.lines: dict[str, list[dict[str, Any]]] = {}
+        self.compiled: dict[int, int] = {}
+        self.reported = (-math.inf, 0.0)
+
+    def _status(self, name: str) -> str:
+        generation = self.chain.generation(name)
+        return generation.manifest["status"] if generation.committed else "missing"
+
+    def all(self) -> int:
+        self._say_changes()
+        self._write_experiment()
+        self._introduce()
+        began = time.perf_counter()
+        nodes = list(self.graph.nodes.values())
+        for at, node in enumerate(nodes):
+            interrupt.poll()
+            if self._blocked(node):
+                self.status[node.id] = "blocked"
+                continue
+            before = compilations()
+            known = self.status[node.id]
+            later = nodes[at + 1 :]
+            generation = self.chain.advance(node, lambda later=later: self._estimate(later))
+            self.compiled[node.generation] = self.compiled.get(node.generation, 0) + compilations() - before
+            self.status[node.id] = generation.manifest["status"]
+            if known != self.status[node.id]:
+                self._tell(node, later)
+                self._write(last=False)
+        self._write(last=True)
+        say(report.summary(list(self._records())))
+        say(
+            f"{duration(time.perf_counter() - began)}; compiled {self.compiled.get(1, 0)} programs for generation 1 "
+            f"and {sum(n for t, n in self.compiled.items() if t > 1)} after it; report: {self.workdir / 'report.html'}"
+        )
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
+        blocked = sum(s == "blocked" for s in self.status.values())
+        diverged = [n for n in self.graph.nodes.values() if self.status[n.id] == "diverged"]
+        for node in diverged:
+            loud(f"{', '.join(node.arms)} diverged at generation {node.generation}, seed {node.seed}")
+        if blocked:
+            loud(
+                f"{blocked} generations were not run because an ancestor diverged; lower train.learning_rate"
+            )
+        return 1 if blocked else 0
+
+    def _blocked(self, node: Node) -> bool:
+        needed = {*node.parents.values(), node.first} - {node.id}
+        return any(self.status[p] in ("diverged", "blocked") for p in needed)
+
+    def _say_changes(self) -> None:
+        """Name the settings that differ from those this workdir was last run with."""
+        path = self.workdir / "experiment.json"
+        if not path.is_file():
+            return
+        old, new = (
+            _flat(files.read_json(path)["config"]),
+            _flat(files.finite(settings_.template(self.experiment).to_dict())),
+        )
+        changes = [
+            f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+        ]
+        if changes:
+            loud(
+                f"settings changed since the last run here ({'; '.join(changes)}); what they touch is run anew, "
+                "what was there stays in the store"
+            )
+
+    def _introduce(self) -> None:
+        from clu import parameter_overview
+
+        graph, done = self.graph, sum(s == "committed" for s in self.status.values())
+        model = self.chain.trainer.abstract["model"]
+        tree = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in jax.tree.leaves_with_path(model)
+        }
+        say(parameter_overview.get_parameter_overview(tree, include_stats=False))
+        say(
+            f"{self.experiment.name}: {len(self.experiment.arms)} arms x {len(self.experiment.seeds)} seeds x "
+            f"{self.experiment.generations} generations = {graph.per_arm} fits, {graph.per_arm - len(graph.nodes)} "
+            f"shared, {done} done, {len(graph.nodes) - done} to run on {chain.device()}"
+        )
+
+    def _tell(self, node: Node, later: list[Node]) -> None:
+        metrics = self._metrics(node.id)
+        loss = metrics["test_loss"]["value"]
+        result = (
+            "diverged" if loss is None else f"test loss {loss:.4f} {self.family.units.get('test_loss', '')}"
+        )
+        left = self._estimate(later)
+        ahead = f"; about {duration(left)} left" if left is not None and later else ""
+        say(f"generation {node.generation}, seed {node.seed} [{', '.join(node.arms)}]: {result}{ahead}")
+
+    def _estimate(self, nodes: list[Node]) -> float | None:
+        """Seconds for these nodes at the rates timed so far, None before there are any."""
+        total = 0.0
+        for node in (n for n in nodes if self.status[n.id] == "missing"):
+            for stage, units in (
+                ("fit", node.steps),
+                ("evaluate", len(self.chain.test)),
+                ("sample", node.sample_rows),
+                ("measure", node.recipe["rows"]),
+                ("commit", 1),
+            ):
+                found = self.chain.timings.estimate(stage, units)
+                if found is None:
+                    return None
+                total += found
+        return total
+
+    def _metrics(self, name: str) -> dict[str, Any]:
+        return files.read_json(self.store / "generations" / name / "metrics.json")
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """Every measurement, in the order arm, seed, generation, metric."""
+        for arm, seeds in self.graph.ids.items():
+            for seed, names in seeds.items():
+                for t, name in enumerate(names, 1):
+                    if self.status[name] not in ("committed", "diverged"):
+                        continue
+                    if name not in self.lines:
+                        self.lines[name] = self._measurements(name)
+                    for line in self.lines[name]:
+                        yield {"arm": arm, "seed": seed, "generation": t, "generation_id": name, **line}
+
+    def _measurements(self, name: str) -> list[dict[str, Any]]:
+        units = self.family.units
+        return [
+            {
+                "metric": metric,
+                "value": said["value"],
+                "unit": units.get(metric, ""),
+                "split": said["split"],
+                "predicted": None,
+            }
+            for metric, said in sorted(self._metrics(name).items())
+        ]
+
+    def _write(self, last: bool) -> None:
+        """Records always; the report when it is time to."""
+        files.write_text(
+            self.workdir / "records.jsonl", "".join(json.dumps(r) + "\n" for r in self._records())
+        )
+        faults.point("records/written")
+        self._write_experiment()
+        ended, cost = self.reported
+        if last or time.monotonic() - ended > cost / REPORT_SHARE:
+            began = time.monotonic()
+            report.build(self.workdir)
+            self.reported = (time.monotonic(), time.monotonic() - began)
+
+    def _write_experiment(self) -> None:
+        e, graph = self.experiment, self.graph
+        inside = self.store == self.workdir.resolve()
+        files.write_json(
+            self.workdir / "experiment.json",
+            {
+                "name": e.name,
+                "engine": "chain",
+                "config": settings_.template(e).to_dict(),
+                "arms": {name: settings_.identity(arm) for name, arm in e.arms.items()},
+                "seeds": list(e.seeds),
+                "generations": e.generations,
+                "rows": next(iter(graph.nodes.values())).recipe["rows"],
+                "tables": {name: w.table().tolist() for name, w in graph.workflows.items()},
+                "ids": {
+                    arm: {str(s): list(names) for s, names in seeds.items()}
+                    for arm, seeds in graph.ids.items()
+                },
+                "parents": {n.id: sorted(n.parents.values()) for n in graph.nodes.values()},
+                "status": self.status,
+                "store": "." if inside else os.path.relpath(self.store, self.workdir),
+                "units": dict(self.family.units),
+                "versions": chain.versions(),
+                "device": chain.device(),
+                "reference": list(e.reference),
+            },
+        )
+
+
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {
+            k: v for key, below in tree.items() for k, v in _flat(below, f"{name}.{key}".strip(".")).items()
+        }
+    return {name: tree}
