@@ -1,0 +1,204 @@
+"""The command line: `collapse run | plan | report | verify | import | sample | bench`.
+
+Kept short: it reads arguments, turns every foreseen failure into one line and an exit code (2 for bad input,
+1 for a run that could not finish, 128 + signal when stopped), and calls the module that does the work.
+"""
+
+import argparse
+import errno
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from collapse_jax import config as settings_
+from collapse_jax.config import BadInput
+from collapse_jax.interrupt import Interrupted
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="collapse", allow_abbrev=False, description=sys.modules["collapse_jax"].__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    def command(name: str, about: str, config: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        if config:
+            made.add_argument(
+                "--config",
+                required=True,
+                metavar="FILE.py",
+                help="settings; change any with --config.KEY=VALUE",
+            )
+            made.add_argument(
+                "--store",
+                type=Path,
+                metavar="DIR",
+                help="where generations and data live, to share between experiments (default: workdir)",
+            )
+        return made
+
+    run = command("run", "run an experiment, or resume it where it stopped")
+    run.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    run.add_argument(
+        "--sweep",
+        nargs="?",
+        const="all",
+        metavar="N",
+        help="run the points of the config's sweep() in turn, or point N alone",
+    )
+    plan = command("plan", "print what a run would do, without training")
+    plan.add_argument("--workdir", type=Path, metavar="DIR", help="count what is already there")
+    imported = command("import", "turn real data into rows, for later runs to find")
+    imported.add_argument("--workdir", type=Path, metavar="DIR")
+    bench = command("bench", "measure training and sampling speed at a config's shapes")
+    bench.add_argument("--json", action="store_true", help="print one JSON line")
+    bench.add_argument("--seconds", type=float, default=10.0, help="measured time for each of the two")
+    report = command(
+        "report", "rebuild the report of an experiment, or one of several side by side", config=False
+    )
+    report.add_argument("workdir", type=Path, nargs="+")
+    verify = command("verify", "re-hash every generation and all data of an experiment", config=False)
+    verify.add_argument("workdir", type=Path)
+    sample = command("sample", "print samples of a generation", config=False)
+    sample.add_argument("workdir", type=Path)
+    sample.add_argument("--generation", required=True, metavar="ID", help="the id, or its first letters")
+    sample.add_argument("-n", type=int, default=8, help="how many rows")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        return _main(sys.argv[1:] if arguments is None else list(arguments))
+    except BadInput as error:
+        print(f"collapse: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"collapse: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except OSError as error:
+        if error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        print(
+            f"collapse: {error}; make room or give another --workdir, then run the same command again",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _main(arguments: list[str]) -> int:
+    args, left = _parser().parse_known_args(arguments)
+    if left and not hasattr(args, "config"):
+        raise BadInput(f"stray argument {left[0]!r}; see `collapse {args.command} --help`")
+    return globals()[f"_{args.command}"](args, left)
+
+
+def _config(args: Any, overrides: Sequence[str]) -> Any:
+    return settings_.load(args.config, overrides)
+
+
+def _run(args: Any, overrides: list[str]) -> int:
+    config = _config(args, overrides)
+    if args.sweep is None:
+        return _run_one(config, args.workdir, args.store)
+    points = settings_.sweep(args.config)
+    chosen = range(len(points)) if args.sweep == "all" else [_index(args.sweep, len(points))]
+    codes = []
+    for index in chosen:
+        config = _config(args, overrides)
+        config.update_from_flattened_dict(points[index])
+        codes.append(
+            _run_one(config, args.workdir / f"point-{index:03d}", args.store or args.workdir / "store")
+        )
+    return max(codes)
+
+
+def _index(given: str, points: int) -> int:
+    if not given.isdigit() or int(given) >= points:
+        raise BadInput(f"--sweep={given}: sweep() has points 0 to {points - 1}")
+    return int(given)
+
+
+def _run_one(config: Any, workdir: Path, store: Path | None) -> int:
+    from collapse_jax import experiment, run
+
+    return run.run(experiment.resolve(config), workdir, store)
+
+
+def _plan(args: Any, overrides: list[str]) -> int:
+    from collapse_jax import experiment, plan
+
+    settings = experiment.resolve(_config(args, overrides))
+    with _store(args) as store:
+        print(plan.describe(settings, store))
+    return 0
+
+
+def _import(args: Any, overrides: list[str]) -> int:
+    from collapse_jax import experiment, families, files
+    from collapse_jax.data.dataset import describe
+
+    settings = experiment.resolve(_config(args, overrides))
+    store = args.store or args.workdir
+    if store is None:
+        raise BadInput("say where the rows go: --store=DIR or --workdir=DIR")
+    files.make_folder(store)
+    print(describe(families.kind(settings.family).prepare(settings.data, store)))
+    return 0
+
+
+def _bench(args: Any, overrides: list[str]) -> int:
+    from collapse_jax import bench, experiment
+
+    settings = experiment.resolve(_config(args, overrides))
+    with _store(args) as store:
+        bench.main(settings, store, args.seconds, args.json)
+    return 0
+
+
+def _report(args: Any, _: list[str]) -> int:
+    from collapse_jax import report
+
+    print(report.build(args.workdir[0]) if len(args.workdir) == 1 else report.build_many(args.workdir))
+    return 0
+
+
+def _verify(args: Any, _: list[str]) -> int:
+    from collapse_jax import verify
+
+    problems = verify.problems(args.workdir)
+    print("\n".join(problems) if problems else f"{args.workdir}: everything matches its manifest")
+    return 1 if problems else 0
+
+
+def _sample(args: Any, _: list[str]) -> int:
+    from collapse_jax import show
+
+    if args.n < 1:
+        raise BadInput(f"-n {args.n} must be at least 1")
+    for line in show.samples(args.workdir, args.generation, args.n):
+        print(line)
+    return 0
+
+
+class _store:
+    """The folder to find data in: the one given, else one that goes away again."""
+
+    def __init__(self, args: Any):
+        self.given = args.store or getattr(args, "workdir", None)
+
+    def __enter__(self) -> Path:
+        if self.given is not None:
+            return self.given
+        self.aside = tempfile.TemporaryDirectory(prefix="collapse-")
+        return Path(self.aside.name)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.given is None:
+            self.aside.cleanup()
