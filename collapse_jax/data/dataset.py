@@ -1,0 +1,122 @@
+"""A prepared data set: shards of rows per split, their tokenizer, and the manifest that vouches for them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from collapse_jax.config import BadInput
+from collapse_jax.data import tokenizers
+from collapse_jax.data.records import RowSource, Spec, sha256_file, spec_from_json
+
+SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data directory that has a manifest.
+
+    digest: identity of its content (shards, tokenizer, spec), for the recipes of generations.
+    info: what the manifest says: per split `documents`, `rows`, `tokens` (that are scored) and `bytes` (of
+        text they stand for), and `vocab_size`, `separator_id`.
+    """
+
+    path: Path
+    digest: str
+    spec: Spec
+    info: dict[str, Any]
+
+    def rows(self, split: str) -> RowSource:
+        """Open the rows of "train", "validation" or "test"; close the result after use."""
+        files = self.info["files"]
+        names = sorted(name for name in files if name.startswith(f"{split}/"))
+        if not names:
+            known = ", ".join(self.info["splits"])
+            raise BadInput(f"data {self.path} has no split {split!r}; there are {known}")
+        return RowSource([(self.path / name, files[name]["rows"]) for name in names], self.spec)
+
+    def row_count(self, split: str) -> int:
+        return self.info["splits"][split]["rows"]
+
+    @cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the rows."""
+        return tokenizers.load(self.path / TOKENIZER)
+
+    def bits_per_byte(self, nats_per_token: float, split: str = "test") -> float:
+        """Loss in nats/token of a split as bits per UTF-8 byte of its text."""
+        counts = self.info["splits"][split]
+        return nats_per_token * counts["tokens"] / counts["bytes"] / math.log(2)
+
+    def verify(self) -> list[str]:
+        """Hash every file again; one line for each that is missing, damaged or not in the manifest."""
+        listed = self.info["files"]
+        present = {str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file()}
+        problems = [f"{self.path / name} is missing" for name in sorted(listed.keys() - present)]
+        problems += [
+            f"{self.path / name} is not in the manifest"
+            for name in sorted(present - listed.keys() - {MANIFEST})
+        ]
+        problems += [
+            f"{self.path / name} does not match its sha256"
+            for name in sorted(listed.keys() & present)
+            if sha256_file(self.path / name) != listed[name]["sha256"]
+        ]
+        return problems
+
+
+def content_digest(spec: Spec, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Hash over the spec and the sha256 of every file by name."""
+    content = {"spec": spec, "files": {name: file["sha256"] for name, file in sorted(files.items())}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def open_dataset(path: Path) -> Dataset:
+    """The data set in a directory. Raises `BadInput` when its manifest is missing or damaged."""
+    path = Path(path)
+    try:
+        info = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        spec = spec_from_json(info["spec"])
+        found = Dataset(path, info["digest"], spec, info)
+        sound = content_digest(spec, info["files"]) == info["digest"] and "test" in info["splits"]
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"{path} has no {MANIFEST}, so it holds no rows; make them with collapse import"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"manifest {path / MANIFEST} is damaged ({error}); import the data again") from error
+    if not sound:
+        raise BadInput(f"manifest {path / MANIFEST} is damaged (digest mismatch); import the data again")
+    return found
+
+
+def describe(dataset: Dataset) -> str:
+    """Lines for people: where the rows are, what they hold and what was left out."""
+    info = dataset.info
+    lines = [
+        f"data       {dataset.path}",
+        f"digest     {dataset.digest}",
+        f"source     {info.get('source', '?')}",
+        "rows       "
+        + ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in dataset.spec.items()),
+    ]
+    if "vocab_size" in info:
+        ids = f"{info['vocab_size']:,} ids, separator {info['separator_id']}"
+        lines.append(f"tokenizer  {info['tokenizer']}, {ids}")
+    for name, split in info["splits"].items():
+        line = f"{name:<10} {split['documents']:,} documents -> {split['rows']:,} rows"
+        if "tokens" in split:
+            per_token = split["bytes"] / max(split["tokens"], 1)
+            line += f", {split['tokens']:,} tokens ({per_token:.2f} bytes/token)"
+            line += f", {split['dropped_tokens']:,} tokens dropped"
+            line += f", {split['truncated']:,} documents cut" if split["truncated"] else ""
+        lines.append(line)
+    if info.get("duplicates"):
+        lines.append(f"note       {info['duplicates']:,} documents occur more than once")
+    return "\n".join(lines)

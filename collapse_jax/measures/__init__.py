@@ -1,0 +1,1 @@
+"""What a generation is judged by."""
