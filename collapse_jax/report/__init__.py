@@ -1,0 +1,88 @@
+"""The report: figures, one self-contained HTML page and a CSV, from what a run left on disk.
+
+`build` for one working directory (again after every generation, so that a run can be watched), `build_many`
+to compare several, `summary` for the table at the end of a run.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from collapse_jax import files
+from collapse_jax.config import BadInput
+from collapse_jax.report.load import Experiment, Record, merge, read
+from collapse_jax.report.outcomes import summary
+from collapse_jax.report.page import render
+
+COLUMNS = ("arm", "seed", "generation", "generation_id", "metric", "value", "unit", "split", "predicted")
+PLAIN = {str, int, float, type(None)}
+
+__all__ = ["build", "build_many", "records_csv", "summary"]
+
+
+def build(workdir: Path | str) -> Path:
+    """Writes figures/*.png, records.csv and report.html into a working directory; returns the page's path.
+
+    Reads experiment.json, records.jsonl and the show.json of the store's generations. The same input gives
+    the same bytes. Raises `BadInput` where the directory holds no readable experiment.
+    """
+    workdir = Path(workdir)
+    return _write(read(workdir), workdir)
+
+
+def build_many(workdirs: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """One report that compares several experiments, written into `out` (default: FIRST/comparison)."""
+    paths = list(dict.fromkeys(Path(w).resolve() for w in workdirs))
+    if not paths:
+        raise BadInput("no working directory given; name at least one")
+    if len(paths) == 1 and out is None:
+        return build(paths[0])
+    experiments = [read(p) for p in paths]
+    labels = [e.name for e in experiments]
+    if len(set(labels)) < len(labels):
+        labels = [p.name for p in paths]
+    if len(set(labels)) < len(labels):
+        labels = [str(p) for p in paths]
+    whole = merge(list(zip(labels, experiments, strict=True))) if len(paths) > 1 else experiments[0]
+    return _write(whole, Path(out) if out is not None else paths[0] / "comparison")
+
+
+def _write(experiment: Experiment, folder: Path) -> Path:
+    html, figures = render(experiment)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, image in figures.items():
+        _write_figure(folder / "figures" / name, image)
+    files.write_text(folder / "records.csv", _encodable(records_csv(experiment.records), "backslashreplace"))
+    files.write_text(folder / "report.html", _encodable(html, "xmlcharrefreplace"))
+    return folder / "report.html"
+
+
+def _write_figure(path: Path, image: bytes) -> None:
+    """Written aside, then renamed; not flushed to disk, since the next build draws it again."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(image)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _encodable(text: str, errors: str) -> str:
+    """Text whose unpaired surrogates, which JSON can hold and UTF-8 cannot, are spelt out."""
+    return text.encode("utf-8", errors).decode("utf-8")
+
+
+def records_csv(records: Iterable[Record]) -> str:
+    """Every field of every record; null is empty, numbers keep all their digits, nested values are JSON."""
+    records = list(records)
+    extra = sorted({key for r in records for key in r} - set(COLUMNS))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*COLUMNS, *extra])
+    for r in records:
+        cells = (r.get(key) for key in (*COLUMNS, *extra))
+        writer.writerow([x if type(x) in PLAIN else json.dumps(x) for x in cells])
+    return out.getvalue()

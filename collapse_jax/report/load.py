@@ -1,0 +1,222 @@
+"""What a report is made of: the files of one or more working directories, as plain data."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapse_jax import files
+from collapse_jax.config import BadInput
+from collapse_jax.report.words import visible
+
+SHOWN_GENERATIONS = 8
+SHOWN_ROWS = 5
+SHOWN_CHARACTERS = 700
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Show:
+    """Rows of a generation written for people; `prompts` are the beginnings they continue (may be empty)."""
+
+    lines: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything on disk that the report shows.
+
+    tables: arm -> expected rows used, float [generations, generations], entry [t - 1, k] of source k.
+    ids: arm -> seed -> generation ids from t = 1; status: id -> committed, missing or diverged.
+    shows: arm -> generation -> sample rows of the first seed.
+    settings: (experiment, resolved config); versions: (experiment, {name: version}).
+    """
+
+    name: str
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    generations: int = 0
+    engine: str = "chain"
+    rows: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    parents: dict[str, list[str]] = field(default_factory=dict)
+    status: dict[str, str] = field(default_factory=dict)
+    reference: tuple[dict[str, Any], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    versions: tuple[tuple[str, dict[str, str]], ...] = ()
+    records: tuple[Record, ...] = ()
+    shows: dict[str, dict[int, Show]] = field(default_factory=dict)
+
+
+def read(workdir: Path) -> Experiment:
+    """The experiment in a working directory. Raises `BadInput` where it is missing or damaged."""
+    path = workdir / "experiment.json"
+    raw = files.read_json(path)
+    try:
+        return _experiment(workdir, raw)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        line = f"{path} is not an experiment ({type(error).__name__}: {error}); run it again"
+        raise BadInput(line) from error
+
+
+def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
+    name = str(raw.get("name") or workdir.resolve().name)
+    records = read_records(workdir / "records.jsonl")
+    arms = {str(arm): dict(settings or {}) for arm, settings in (raw.get("arms") or {}).items()}
+    for record in records:
+        arms.setdefault(record["arm"], {})
+    ids = {
+        arm: {str(seed): list(chain) for seed, chain in chains.items()}
+        for arm, chains in (raw.get("ids") or {}).items()
+    }
+    versions = {k: str(v) for k, v in (raw.get("versions") or {}).items()}
+    if raw.get("device"):
+        versions["device"] = str(raw["device"])
+    measured = {str(r.get("generation_id")): "committed" for r in records}
+    store = workdir / str(raw.get("store") or ".")
+    return Experiment(
+        name=name,
+        arms=arms,
+        seeds=tuple(raw.get("seeds") or ()),
+        generations=int(raw.get("generations") or max((r["generation"] for r in records), default=0)),
+        engine=str(raw.get("engine") or "chain"),
+        rows={arm: int(raw.get("rows") or 0) for arm in arms},
+        tables={arm: _table(t) for arm, t in (raw.get("tables") or {}).items() if t},
+        ids=ids,
+        parents={k: list(v) for k, v in (raw.get("parents") or {}).items()},
+        status={k: str(v) for k, v in (raw.get("status") or measured).items()},
+        reference=tuple(
+            {**r, "label": visible(str(r.get("label") or "published"))} for r in raw.get("reference") or ()
+        ),
+        settings=((name, raw.get("config") or {}),),
+        versions=((name, versions),),
+        records=tuple(records),
+        shows={arm: _shows(store, chains) for arm, chains in ids.items()},
+    )
+
+
+def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """A square array from rows that may be ragged (lower triangle only)."""
+    out = np.zeros((len(rows), len(rows)))
+    for t, row in enumerate(rows):
+        out[t, : min(len(row), len(rows))] = list(row)[: len(rows)]
+    return out
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of records.jsonl; a last line still being written is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.split("\n")
+    records = []
+    for at, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            record["arm"], record["generation"] = str(record["arm"]), int(record["generation"])
+            record["metric"] = str(record["metric"])
+        except (ValueError, KeyError, TypeError) as error:
+            if at == len(lines):
+                break
+            message = f"{path} line {at} is not a record; run the experiment again to rewrite it"
+            raise BadInput(message) from error
+        records.append(record)
+    return records
+
+
+def value(raw: Any) -> float:
+    """A record's number as float: nan for null, text such as "nan" or "inf" read as such."""
+    try:
+        return float(raw)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def spaced(last: int, count: int) -> list[int]:
+    """At most `count` generations of 1..last, first and last included, closer together early on."""
+    if last <= count:
+        return list(range(1, last + 1))
+    return [*sorted({1, 2, *np.geomspace(1, last, count).round().astype(int).tolist()})[: count - 1], last]
+
+
+def _shows(store: Path, chains: Mapping[str, Sequence[str]]) -> dict[int, Show]:
+    """Sample rows of the first seed's generations that have a show.json."""
+    chain = next(iter(chains.values()), [])
+    safe = [(t, i) for t, i in enumerate(chain, 1) if re.fullmatch(r"[\w-]+", i)]
+    there = [(t, path) for t, i in safe if (path := store / "generations" / i / "show.json").is_file()]
+    wanted = {there[at - 1][0] for at in spaced(len(there), SHOWN_GENERATIONS)} if there else set()
+    shows = {}
+    for t, path in there:
+        if t in wanted and (show := _show(path)) is not None:
+            shows[t] = show
+    return shows
+
+
+def _show(path: Path) -> Show | None:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        lines = [_clip(str(line)) for line in raw.get("lines") or ()]
+        prompts = [_clip(str(line)) for line in raw.get("prompts") or ()]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None  # a sample to look at is not worth refusing the report for
+    return Show(tuple(lines[:SHOWN_ROWS]), tuple(prompts[:SHOWN_ROWS]))
+
+
+def _clip(text: str) -> str:
+    text = visible(text[: SHOWN_CHARACTERS + 1])
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
+
+
+def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
+    """Several experiments as one; arms carry their experiment's label when two share a name."""
+    names = [arm for _, e in named for arm in e.arms]
+    clash = len(set(names)) < len(names)
+    parts = [renamed(e, f"{label}: {{}}".format if clash else str) for label, e in named]
+    reference = {json.dumps(r, sort_keys=True): r for e in parts for r in e.reference}
+    labels = [label for label, _ in named]
+    settings = [config for e in parts for _, config in e.settings]
+    versions = [versions for e in parts for _, versions in e.versions]
+    return Experiment(
+        name=" + ".join(labels),
+        generations=max(e.generations for e in parts),
+        arms=_union(e.arms for e in parts),
+        seeds=tuple(sorted({s for e in parts for s in e.seeds})),
+        engine=" + ".join(sorted({e.engine for e in parts})),
+        rows=_union(e.rows for e in parts),
+        tables=_union(e.tables for e in parts),
+        ids=_union(e.ids for e in parts),
+        parents=_union(e.parents for e in parts),
+        status=_union(e.status for e in parts),
+        reference=tuple(reference.values()),
+        settings=tuple(zip(labels, settings, strict=True)),
+        versions=tuple(zip(labels, versions, strict=True)),
+        records=tuple(r for e in parts for r in e.records),
+        shows=_union(e.shows for e in parts),
+    )
+
+
+def _union(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: item for part in parts for key, item in part.items()}
+
+
+def renamed(e: Experiment, name: Callable[[str], str]) -> Experiment:
+    """The experiment with every arm under another name."""
+    fields = ("arms", "rows", "tables", "ids", "shows")
+    by_arm = {field: {name(arm): v for arm, v in getattr(e, field).items()} for field in fields}
+    return replace(
+        e,
+        **by_arm,
+        records=tuple({**r, "arm": name(r["arm"])} for r in e.records),
+        reference=tuple({**r, "arm": name(r["arm"])} if r.get("arm") else r for r in e.reference),
+    )

@@ -1,0 +1,126 @@
+"""Records as curves: for every quantity and arm, values by seed and generation, their mean and interval."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_jax.report.load import Record, value
+from collapse_jax.report.stats import NOTHING, Estimate, column_estimates, estimate, quantile
+from collapse_jax.report.words import visible
+
+
+class Quantity(NamedTuple):
+    """What one figure draws; the same metric in another unit or split is another quantity."""
+
+    metric: str
+    unit: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one arm over its generations.
+
+    values_SG is nan where a seed has no finite value, diverged_SG true where one was recorded as not finite.
+    mean_G, half_G, se_G, n_G summarise the seeds; predicted_G is nan where no law exists.
+    """
+
+    generations_G: np.ndarray
+    seeds: tuple[object, ...]
+    values_SG: np.ndarray
+    diverged_SG: np.ndarray
+    mean_G: np.ndarray
+    half_G: np.ndarray
+    se_G: np.ndarray
+    n_G: np.ndarray
+    predicted_G: np.ndarray
+
+    @property
+    def whole_G(self) -> np.ndarray:
+        """Generations whose mean is over every seed: a mean over survivors would flatter the curve."""
+        return (self.n_G > 0) & (self.n_G == self.n_G.max(initial=0))
+
+    @property
+    def diverged(self) -> dict[object, int]:
+        """Seed -> first generation that was not finite."""
+        return {
+            s: int(self.generations_G[row.argmax()])
+            for s, row in zip(self.seeds, self.diverged_SG, strict=True)
+            if row.any()
+        }
+
+    def at(self, column: int) -> Estimate:
+        """The mean over seeds in one generation."""
+        return Estimate(
+            float(self.mean_G[column]),
+            float(self.half_G[column]),
+            float(self.se_G[column]),
+            int(self.n_G[column]),
+        )
+
+    def ends(self) -> tuple[int, int, Estimate]:
+        """(first column, last column, paired change between them).
+
+        The last column is the last one that every seed which has not diverged has reached.
+        """
+        reached = self.n_G[self.n_G > 0]
+        if not len(reached):
+            return 0, 0, NOTHING
+        first = int(np.flatnonzero(self.n_G > 0)[0])
+        survivors = max(int(self.n_G.max()) - len(self.diverged), 1)
+        last = int(np.flatnonzero(self.n_G >= survivors)[-1])
+        if len(self.values_SG):
+            return first, last, estimate(self.values_SG[:, last] - self.values_SG[:, first])
+        # means only: seeds cannot be paired, so the two standard errors add in quadrature
+        se = float(np.hypot(self.se_G[first], self.se_G[last])) if last > first else 0.0
+        n = int(self.n_G[last])
+        change = float(self.mean_G[last] - self.mean_G[first])
+        return first, last, Estimate(change, float(quantile(n)) * se, se, n)
+
+
+def curves(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
+    """Quantity -> arm -> curve, in the order of the records.
+
+    A record without a seed is a mean over `seeds` repetitions with standard error `se`.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        groups[r["metric"], str(r.get("unit") or ""), str(r.get("split") or "")][r["arm"]].append(r)
+    return {
+        Quantity(*map(visible, key)): {arm: _curve(rows) for arm, rows in arms.items()}
+        for key, arms in groups.items()
+    }
+
+
+def _curve(records: list[Record]) -> Curve:
+    generations = sorted({r["generation"] for r in records})
+    seeds = sorted({r["seed"] for r in records if r.get("seed") is not None}, key=lambda s: (str(type(s)), s))
+    column, line = {t: i for i, t in enumerate(generations)}, {s: i for i, s in enumerate(seeds)}
+    values_SG = np.full((len(seeds), len(generations)), np.nan)
+    diverged_SG = np.zeros(values_SG.shape, bool)
+    predicted_G = np.full(len(generations), np.nan)
+    means = []
+    for r in records:
+        t, x = column[r["generation"]], value(r.get("value"))
+        if r.get("predicted") is not None:
+            predicted_G[t] = value(r["predicted"])
+        if r.get("seed") is None:
+            means.append((t, x, value(r.get("se")), r.get("seeds")))
+        elif np.isfinite(x):
+            values_SG[line[r["seed"]], t] = x
+        else:
+            diverged_SG[line[r["seed"]], t] = True
+    mean_G, half_G, se_G, n_G = column_estimates(values_SG) if seeds else _blank(len(generations))
+    for t, x, se, n in means:
+        n = int(value(n)) if np.isfinite(value(n)) else 1
+        mean_G[t], se_G[t], n_G[t], half_G[t] = x, se, n, float(quantile(n)) * se
+    return Curve(
+        np.array(generations), tuple(seeds), values_SG, diverged_SG, mean_G, half_G, se_G, n_G, predicted_G
+    )
+
+
+def _blank(columns: int) -> tuple[np.ndarray, ...]:
+    return (*np.full((3, columns), np.nan), np.zeros(columns, int))
