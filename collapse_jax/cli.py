@@ -108,6 +108,8 @@ def _run(args: Any, overrides: list[str]) -> int:
     if args.sweep is None:
         return _run_one(config, args.workdir, args.store)
     points = settings_.sweep(args.config)
+    if not points:
+        raise BadInput(f"{args.config} has no sweep(); run it without --sweep")
     chosen = range(len(points)) if args.sweep == "all" else [_index(args.sweep, len(points))]
     codes = []
     for index in chosen:

@@ -170,11 +170,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def sweep(path: str) -> list[dict[str, Any]]:
-    """The points of `sweep()` in a config file, each a dict of dotted overrides. Raises `BadInput`."""
-    module = _module(path.partition(":")[0])
-    if not hasattr(module, "sweep"):
-        raise BadInput(f"{path} has no sweep(); run it without --sweep")
-    return list(module.sweep())
+    """The points of `sweep()` in a config file, dicts of dotted overrides; none where there is no sweep."""
+    return list(getattr(_module(path.partition(":")[0]), "sweep", list)())
 
 
 def _module(file: str) -> ModuleType:
