@@ -100,9 +100,7 @@ class Chain:
         if fitted_on is None or fitted_on == self._inputs(node):
             return
         aside = files.set_aside(generation.path, "stale")
-        loud(
-            f"generation {node.id} was fitted on rows that its parents no longer hold; set aside as {aside.name}"
-        )
+        loud(f"generation {node.id} was fitted on rows its parents no longer hold; set aside as {aside.name}")
         generation.state, generation.committed = {"files": {}, "stages": {}}, False
 
     def _inputs(self, node: Node) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
@@ -34,14 +35,14 @@ def save(path: Path, tree: Any) -> None:
     """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _context():
-        ocp.save(path.absolute(), tree)
+        ocp.save(epath.Path(path.absolute()), tree)
 
 
 def load(path: Path, abstract: Any) -> Any:
     """Read a tree saved by `save` into the shapes and shardings of `abstract`. Raises `BadInput`."""
     try:
         with _context():
-            return ocp.load(path.absolute(), abstract)
+            return ocp.load(epath.Path(path.absolute()), abstract)
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:300]
         raise BadInput(

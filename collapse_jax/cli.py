@@ -127,26 +127,55 @@ def _index(given: str, points: int) -> int:
     return int(given)
 
 
+def _is_closed_form(config: Any) -> bool:
+    engine = config.get("engine", "chain")
+    if engine not in ("chain", "closed_form"):
+        raise BadInput(f"config.engine={engine!r} is neither 'chain' nor 'closed_form'")
+    return engine == "closed_form"
+
+
+def _chain(args: Any, overrides: list[str]) -> Any:
+    """Settings of a chain experiment, for the commands that only make sense there."""
+    from collapse_jax import experiment
+
+    config = _config(args, overrides)
+    if _is_closed_form(config):
+        raise BadInput(
+            f"collapse {args.command} is for trained families; {args.config} is a closed form, just run it"
+        )
+    return experiment.resolve(config)
+
+
 def _run_one(config: Any, workdir: Path, store: Path | None) -> int:
+    if _is_closed_form(config):
+        from collapse_jax import closed_form
+
+        return closed_form.run(closed_form.resolve(config), workdir, store)
     from collapse_jax import experiment, run
 
     return run.run(experiment.resolve(config), workdir, store)
 
 
 def _plan(args: Any, overrides: list[str]) -> int:
+    config = _config(args, overrides)
+    if _is_closed_form(config):
+        from collapse_jax import closed_form
+
+        print(closed_form.describe(closed_form.resolve(config)))
+        return 0
     from collapse_jax import experiment, plan
 
-    settings = experiment.resolve(_config(args, overrides))
+    settings = experiment.resolve(config)
     with _store(args) as store:
         print(plan.describe(settings, store))
     return 0
 
 
 def _import(args: Any, overrides: list[str]) -> int:
-    from collapse_jax import experiment, families, files
+    from collapse_jax import families, files
     from collapse_jax.data.dataset import describe
 
-    settings = experiment.resolve(_config(args, overrides))
+    settings = _chain(args, overrides)
     store = args.store or args.workdir
     if store is None:
         raise BadInput("say where the rows go: --store=DIR or --workdir=DIR")
@@ -156,9 +185,9 @@ def _import(args: Any, overrides: list[str]) -> int:
 
 
 def _bench(args: Any, overrides: list[str]) -> int:
-    from collapse_jax import bench, experiment
+    from collapse_jax import bench
 
-    settings = experiment.resolve(_config(args, overrides))
+    settings = _chain(args, overrides)
     with _store(args) as store:
         bench.main(settings, store, args.seconds, args.json)
     return 0

@@ -13,12 +13,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-
-T = TypeVar("T")
 
 
 class BadInput(ValueError):
@@ -40,7 +38,7 @@ def text(default: str = "", identity: bool = True) -> Any:
     return dataclasses.field(default=default, metadata={"identity": identity})
 
 
-def template(settings: Any) -> ConfigDict:
+def template(settings: Any) -> Any:
     """A ConfigDict with the fields and values of a settings instance (nested instances and dicts too)."""
     return ConfigDict(_plain(settings))
 
@@ -68,8 +66,8 @@ def each(kind: type, identity: bool = True) -> Any:
     return dataclasses.field(default_factory=dict, metadata={"each": kind, "identity": identity})
 
 
-def resolve(like: type[T] | T, given: Mapping[str, Any], where: str = "config") -> T:
-    """Settings of the class (or as the instance) `like`, changed by a nested mapping.
+def resolve(like: Any, given: Mapping[str, Any], where: str = "config") -> Any:
+    """Settings of the class (or as the instance) `like`, changed by a nested mapping or ConfigDict.
 
     Raises `BadInput` naming every problem at once.
     """
@@ -79,9 +77,9 @@ def resolve(like: type[T] | T, given: Mapping[str, Any], where: str = "config") 
     return settings
 
 
-def _build(like: T, given: Mapping[str, Any], where: str) -> tuple[T, list[str]]:
+def _build(like: Any, given: Mapping[str, Any], where: str) -> tuple[Any, list[str]]:
     given = given.to_dict() if isinstance(given, ConfigDict) else given
-    known = {f.name: f for f in dataclasses.fields(like)}  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(like)}
     problems = [
         f"{where}.{name} is not a setting (there are {', '.join(known)})"
         for name in sorted(set(given) - set(known))
@@ -101,7 +99,7 @@ def _build(like: T, given: Mapping[str, Any], where: str) -> tuple[T, list[str]]
         problems += below
     if problems:
         return like, problems
-    settings = dataclasses.replace(like, **values)  # type: ignore[type-var]
+    settings = dataclasses.replace(like, **values)
     check = getattr(settings, "problems", None)
     return settings, [f"{where}: {line}" for line in check()] if check is not None else []
 
@@ -154,7 +152,7 @@ def _tuple(value: Any) -> Any:
     return tuple(_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(path: str, overrides: Sequence[str] = ()) -> Any:
     """The ConfigDict of `path[:argument]` with `--config.key=value` overrides. Raises `BadInput`."""
     file, _, argument = path.partition(":")
     made = _module(file).get_config(*([argument] if argument else []))

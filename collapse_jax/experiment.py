@@ -38,7 +38,7 @@ class MeshShape:
 class Experiment:
     """Everything a chain experiment is.
 
-    rows: n, the real rows that generation 1 is fitted on and that each generation samples (0 = all there are).
+    rows: n, real rows generation 1 is fitted on, and rows each generation samples (0 = all there are).
     reference: published curves, each {"label", "arm", "metric", "points": [[generation, value], ...]}.
     """
 

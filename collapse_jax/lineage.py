@@ -29,7 +29,7 @@ def generation_id(recipe: dict[str, Any]) -> str:
 
 
 class Generation:
-    """The folder of one generation: `recipe.json`, `checkpoint/`, `synthetic/`, `metrics.json`, `manifest.json`.
+    """The folder of one generation: recipe.json, checkpoint/, synthetic/, metrics.json, manifest.json.
 
     `state` holds the journal: `files` (path below the folder -> bytes, sha256, rows of a shard) and `stages`
     (name -> what the stage found out, JSON).
@@ -64,7 +64,7 @@ class Generation:
             files.write_json(self.path / "recipe.json", self.recipe)
 
     def damaged(self, contents: bool) -> list[str]:
-        """Files that are missing or differ from the journal (by size; by digest when small or with `contents`)."""
+        """Files that are missing or differ from the journal (by digest when small or with `contents`)."""
         return [
             name
             for name, said in self.state["files"].items()
@@ -114,9 +114,7 @@ class Generation:
         """Keep what was made from a lost checkpoint only if the new weights are the same to the bit."""
         lost = self.state["stages"].pop("lost fit", {"parameters": parameters})
         if lost.get("parameters") != parameters:
-            loud(
-                f"generation {self.id} was fitted again with other rounding; its evaluation and samples are redone"
-            )
+            loud(f"generation {self.id} was fitted again with other rounding; the rest of it is redone")
             for shard, _ in self.shards():
                 files.set_aside(shard, "stale")
             self.state = {"files": {}, "stages": {}}

@@ -15,7 +15,7 @@ def make(data: int = -1, model: int = 1) -> Mesh:
     data = devices // model if data == -1 else data
     if data < 1 or data * model > devices:
         raise BadInput(
-            f"mesh {data} x {model} needs {data * model} devices and there are {devices}; lower it or use data=-1"
+            f"mesh {data} x {model} needs {data * model} devices but there are {devices}; use data=-1"
         )
     mesh = jax.make_mesh(
         (data, model),

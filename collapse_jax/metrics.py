@@ -16,7 +16,7 @@ from collapse_jax.files import finite
 _compiled = 0
 
 
-def _count(event: str, duration: float, **_: Any) -> None:
+def _count(event: str, duration_secs: float, **kwargs: Any) -> None:
     global _compiled
     _compiled += event.endswith("backend_compile_duration")
 
@@ -30,7 +30,7 @@ def compilations() -> int:
 
 
 class Timings:
-    """Seconds by stage, appended to `timings.jsonl`; an earlier run's lines give a resumed run its estimates."""
+    """Seconds by stage, appended to `timings.jsonl`, whose earlier lines give a resumed run its estimates."""
 
     def __init__(self, path: Path):
         self.path = path

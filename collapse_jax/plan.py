@@ -38,14 +38,14 @@ def describe(experiment: Experiment, store: Path) -> str:
             "",
         ]
     lines += [
-        f"generations    {graph.per_arm} = {len(graph.nodes)} to fit + {graph.per_arm - len(graph.nodes)} shared; "
+        f"generations    {graph.per_arm} = {len(nodes)} to fit + {graph.per_arm - len(nodes)} shared; "
         f"{done} there already",
         f"real rows      {len(dataset.rows('train')):,} to train on, {len(dataset.rows('test')):,} held out",
         f"parameters     {parameters:,}",
         f"steps          {steps:,} of {experiment.train.batch_size} rows",
         f"training       {6 * parameters * drawn * items:.3g} FLOPs (6 x parameters x {items} x rows drawn)",
         f"sampling       {sampled:,} rows, {2 * parameters * sampled * items:.3g} FLOPs",
-        f"disk           {_bytes(sampled * row_bytes)} of shards, {_bytes(len(nodes) * model_bytes)} of checkpoints",
+        f"disk           {_bytes(sampled * row_bytes)} of shards, {_bytes(len(nodes) * model_bytes)} of weights",
         f"memory         {_bytes(state_bytes / mesh.size)} of weights and optimizer per device, "
         f"{_step_memory(trainer, experiment, mesh)} in a step",
     ]

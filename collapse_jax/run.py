@@ -1,4 +1,4 @@
-"""`collapse run`: from settings to committed generations, records and report; again, and only what is missing."""
+"""`collapse run`: from settings to committed generations, records and report, doing only what is missing."""
 
 import json
 import math
@@ -23,7 +23,7 @@ REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report
 
 
 def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int:
-    """Run or resume; the exit code is 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
+    """Run or resume; exit code 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
     store = (store or workdir).resolve()
     mesh = meshes.make(experiment.mesh.data, experiment.mesh.model)
     with ExitStack() as stack:
@@ -83,10 +83,11 @@ class Run:
                 self._write(last=False)
         self._write(last=True)
         say(report.summary(list(self._records())))
+        first, later = self.compiled.get(1, 0), sum(n for t, n in self.compiled.items() if t > 1)
         say(
-            f"{duration(time.perf_counter() - began)}; compiled {self.compiled.get(1, 0)} programs for generation 1 "
-            f"and {sum(n for t, n in self.compiled.items() if t > 1)} after it; report: {self.workdir / 'report.html'}"
+            f"{duration(time.perf_counter() - began)}; compiled {first} programs for generation 1, {later} after it"
         )
+        say(f"report: {self.workdir / 'report.html'}")
         return self._exit_code()
 
     def _exit_code(self) -> int:

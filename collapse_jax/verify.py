@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from collapse_jax import files, lineage
+from collapse_jax import closed_form, files, lineage
 from collapse_jax.config import BadInput
 from collapse_jax.data.dataset import open_dataset
 
@@ -17,7 +17,7 @@ def store_of(workdir: Path) -> Path:
 def problems(workdir: Path) -> list[str]:
     """One line for everything that is damaged, missing or in no manifest."""
     store = store_of(workdir)
-    found = lineage.verify(store)
+    found = lineage.verify(store) + closed_form.verify(store)
     committed = {p.parent.name for p in (store / "generations").glob("*/manifest.json")}
     said = files.read_json(workdir / "experiment.json")["status"]
     found += [

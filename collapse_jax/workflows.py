@@ -201,7 +201,7 @@ class Workflow:
         )
 
     def table(self) -> np.ndarray:
-        """Expected rows used, float [generations, generations]: entry [t - 1, k] is source k in generation t."""
+        """Expected rows used, float [generations, generations]: [t - 1, k] is source k in generation t."""
         out = np.zeros((self.generations, self.generations))
         for m in self.mixtures:
             out[m.generation - 1, list(m.sources)] = m.expected_counts()

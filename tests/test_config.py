@@ -25,8 +25,8 @@ class Outer:
     steps: int = number(10, 1)
     on: bool = False
     seeds: tuple = (0, 1)
-    inner: Inner = Inner()  # noqa: RUF009
-    arms: dict = each(Inner)  # noqa: RUF009
+    inner: Inner = Inner()
+    arms: dict = each(Inner)
 
 
 def test_round_trip_through_a_config_dict():

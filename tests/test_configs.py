@@ -49,7 +49,9 @@ def test_paper_one_has_the_published_sizes():
 
     points = config.sweep(str(ROOT / "configs/papers/accumulate_lm.py"))
     assert len(points) == 8 and {p["sample.temperature"] for p in points} == {1.0, 0.3}
-    assert {p["model.width"] for p in points} == {PRESETS[n].width for n in ("gpt2_9m", "llama2_42m", "llama2_126m")}
+    assert {p["model.width"] for p in points} == {
+        PRESETS[n].width for n in ("gpt2_9m", "llama2_42m", "llama2_126m")
+    }
 
 
 def test_quickstart_plan(tmp_path, capsys):

@@ -85,8 +85,12 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("damage", [flip, lambda p: os.truncate(p, 7), os.unlink], ids=["flip", "cut", "miss"])
-@pytest.mark.parametrize("what", ["synthetic/part-*", "checkpoint/fitted/**/c/0", "metrics.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "damage", [flip, lambda p: os.truncate(p, 7), os.unlink], ids=["flip", "cut", "miss"]
+)
+@pytest.mark.parametrize(
+    "what", ["synthetic/part-*", "checkpoint/fitted/**/c/0", "metrics.json", "manifest.json"]
+)
 def test_damage_to_a_finished_run_is_found_and_mended(toy_run, tmp_path, capsys, what, damage):
     workdir = Path(shutil.copytree(toy_run, tmp_path / "run"))
     ids = files.read_json(workdir / "experiment.json")["ids"]["replace"]["0"]

@@ -76,7 +76,9 @@ def test_measures_of_the_samples_by_counting(done):
     for word in (w for row in words for w in row):
         counts[word] = counts.get(word, 0) + 1
     total = sum(counts.values())
-    assert found["unigram_entropy"] == pytest.approx(-sum(c / total * math.log(c / total) for c in counts.values()))
+    assert found["unigram_entropy"] == pytest.approx(
+        -sum(c / total * math.log(c / total) for c in counts.values())
+    )
     pairs = [row[i : i + 2] for row in words for i in range(len(row) - 1)]
     assert found["distinct_2"] == pytest.approx(len(set(pairs)) / len(pairs))
 
@@ -164,7 +166,11 @@ def test_import_prepares_what_run_finds(tmp_path, capsys):
     before = dataset(tmp_path).path.stat().st_mtime_ns
     run.prepare(settings, tmp_path)
     assert dataset(tmp_path).path.stat().st_mtime_ns == before
-    given = [f"--config.data.source=rows:{dataset(tmp_path).path}", "--config.rows=16", "--config.generations=1"]
+    given = [
+        f"--config.data.source=rows:{dataset(tmp_path).path}",
+        "--config.rows=16",
+        "--config.generations=1",
+    ]
     assert cli.main(["run", *TINY, f"--workdir={tmp_path / 'w'}", *given]) == 0
 
 

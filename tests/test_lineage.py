@@ -77,7 +77,9 @@ def flip(path: Path) -> None:
     ("checkpoint/fitted/b", "fit"),
     ("metrics.json", None),
 ])  # fmt: skip
-@pytest.mark.parametrize("damage", [flip, os.unlink, lambda p: os.truncate(p, 5)], ids=["flip", "miss", "cut"])
+@pytest.mark.parametrize(
+    "damage", [flip, os.unlink, lambda p: os.truncate(p, 5)], ids=["flip", "miss", "cut"]
+)
 def test_damage_is_noticed_set_aside_and_redone(tmp_path, name, lost, damage, capsys):
     g = made(tmp_path)
     kept = {k: p for k in g.state["files"] if not k.startswith(name[:12]) and (p := g.path / k)}

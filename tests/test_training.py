@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -87,7 +88,7 @@ def test_microbatches_change_nothing_but_rounding(mesh):
 
 def test_schedule():
     s = Training(learning_rate=1.0, warmup=0.25, end=0.1)
-    rates = [float(learning_rate(s, np.int32(i), np.float32(STEPS))) for i in range(STEPS)]
+    rates = [float(learning_rate(s, jnp.int32(i), jnp.float32(STEPS))) for i in range(STEPS)]
     np.testing.assert_allclose(rates, [schedule(s, i) for i in range(STEPS)], rtol=1e-6)
     assert rates[2] == 1.0 and rates[-1] < 0.2
 
@@ -95,8 +96,8 @@ def test_schedule():
 def test_scales_and_biases_are_not_decayed(mesh):
     class Gains(nnx.Module):
         def __init__(self, rngs):
-            self.scale, self.qkv_bias = nnx.Param(jax.numpy.ones(3)), nnx.Param(jax.numpy.ones(3))
-            self.kernel = nnx.Param(jax.numpy.ones(3))
+            self.scale, self.qkv_bias = nnx.Param(jnp.ones(3)), nnx.Param(jnp.ones(3))
+            self.kernel = nnx.Param(jnp.ones(3))
 
     @dataclasses.dataclass(frozen=True)
     class Still(toy.Toy):
@@ -104,7 +105,8 @@ def test_scales_and_biases_are_not_decayed(mesh):
             return Gains(rngs)
 
         def loss(self, model, batch, key):
-            return 0.0 * sum(x.sum() for x in jax.tree.leaves(model)), jax.numpy.float32(1), {}
+            total = jnp.stack([x.sum() for x in jax.tree.leaves(model)]).sum()
+            return 0.0 * total, jnp.float32(1), {}
 
     trainer = Trainer(Still(toy.Model(), 1.0), Training(learning_rate=0.5, warmup=0.0), mesh)
     batch = jax.device_put(batches()[0], meshes.rows(mesh))
@@ -137,7 +139,9 @@ def test_eight_devices_give_the_losses_of_one(mesh):
     )
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     found = [float(x) for x in done.stdout.strip("[] \n").split(",")]
     np.testing.assert_allclose(found, run(Training(learning_rate=0.1), mesh)[1], rtol=1e-5)

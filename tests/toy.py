@@ -89,7 +89,8 @@ class Toy:
         return {"x": jax.vmap(lambda key: draw(key, logits))(keys_B).astype(jnp.int32)}
 
     def measure(self, samples, real):
-        counts = sum(np.bincount(b["x"].ravel(), minlength=self.model.symbols) for b in samples)
+        symbols = np.concatenate([b["x"].ravel() for b in samples])
+        counts = np.bincount(symbols, minlength=self.model.symbols)
         share = counts[counts > 0] / counts.sum()
         return {"entropy": float(-np.sum(share * np.log(share)))}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from collapse_jax import cli, families  # noqa: E402
+from collapse_jax import cli, families
 
 families.KINDS["toy"] = "toy"
 

@@ -5,7 +5,7 @@ from sys import path
 
 path.insert(0, str(Path(__file__).parent))
 
-from collapse_jax import families  # noqa: E402
+from collapse_jax import families
 
 families.KINDS["toy"] = "toy"
 
@@ -15,7 +15,9 @@ from collapse_jax.experiment import template  # noqa: E402
 def get_config():
     config = template("toy")
     config.name = "toy"
-    config.arms = {name: {"workflow": name} for name in ("replace", "accumulate_subsample", "replace_multiple")}
+    config.arms = {
+        name: {"workflow": name} for name in ("replace", "accumulate_subsample", "replace_multiple")
+    }
     config.generations = 3
     config.seeds = (0, 1)
     config.train.batch_size = 16

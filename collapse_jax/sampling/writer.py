@@ -1,4 +1,4 @@
-"""Sampling as a batch job: rows keyed by (seed, generation, row), written shard by shard, resumable at each."""
+"""Sampling as a batch job: rows keyed by (seed, generation, row), in shards, resumable at each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

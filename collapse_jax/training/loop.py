@@ -35,7 +35,7 @@ class Fit:
 
 
 def fit(trainer: Trainer, generation: Generation, plan: Fit) -> State:
-    """Fit to the last step or to the first that is not finite; writes `checkpoint/` and the stage's result."""
+    """Fit to the last step or the first that is not finite; writes `checkpoint/` and the stage's result."""
     state = _restore(trainer, generation)
     state = plan.begin() if state is None else state
     first = int(state["step"])

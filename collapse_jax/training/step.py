@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Training:
 
 
 def learning_rate(settings: Training, step: jax.Array, steps: jax.Array) -> jax.Array:
-    """Linear warm-up, then constant or cosine to `end` of the peak. The length is traced: no recompilation."""
+    """Linear warm-up, then constant or cosine to `end` of the peak; the length is traced, not compiled in."""
     warm = jnp.maximum(settings.warmup * steps, 1.0)
     rise = jnp.minimum((step + 1) / warm, 1.0)
     if settings.schedule == "constant":
@@ -100,7 +100,7 @@ class Trainer:
         """The state of a fit that begins from this model."""
         return {
             "model": model,
-            "opt": self.tx.init(model),
+            "opt": self.tx.init(cast(Any, model)),
             "step": jnp.int32(0),
             "loss_sum": jnp.float32(0),
             "finite_steps": jnp.int32(0),

@@ -66,7 +66,7 @@ def get_config(model: str = "gpt2_9m") -> ConfigDict:
     return config
 
 
-def choose(config: ConfigDict, model: str) -> None:
+def choose(config: Any, model: str) -> None:
     """Take the sizes of a preset."""
     preset = PRESETS[model]
     for name in ("style", "layers", "width", "heads", "context", "vocab_size"):
@@ -77,7 +77,12 @@ def published(model: str, temperature: float) -> tuple[dict[str, Any], ...]:
     """The published curves of a model at a temperature."""
     if temperature == 0.3 and model == "gpt2_9m":
         return tuple(
-            {"label": f"{arm}, T = 0.3 (Gerstgrasser 2024)", "arm": arm, "metric": "test_loss", "points": points}
+            {
+                "label": f"{arm}, T = 0.3 (Gerstgrasser 2024)",
+                "arm": arm,
+                "metric": "test_loss",
+                "points": points,
+            }
             for arm, points in COLD.items()
         )
     if temperature != 1.0:
