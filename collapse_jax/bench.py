@@ -62,12 +62,10 @@ def main(experiment: Experiment, store: Path, seconds: float, as_json: bool) -> 
         "steps": len(step_s),
         "samples": len(sample_s),
     }
-    if "tokens" in family.spec:
-        length = family.spec["tokens"][0][0]
-        found |= {
-            "train_tokens_per_s": length * found["train_rows_per_s"],
-            "sample_tokens_per_s": length * found["sample_rows_per_s"],
-        }
+    item, per_row = family.items
+    found |= {
+        f"{stage}_{item}_per_s": per_row * found[f"{stage}_rows_per_s"] for stage in ("train", "sample")
+    }
     say(json.dumps(found) if as_json else "\n".join(f"{k:22} {_words(v)}" for k, v in found.items()))
     return found
 

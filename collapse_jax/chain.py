@@ -7,6 +7,7 @@ so the same call starts a generation, resumes it, mends it or finds nothing to d
 import hashlib
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,15 @@ class Chain:
         size = self.experiment.train.batch_size
         bar = Bar(self._title(node, "fit"), node.steps, "steps")
         curves = Curves(self.logs, generation.id)
-        watch, seen = loop.stopwatch(), {"first": -1, "last": 0, "loss": float("nan")}
+        item, per_row = self.family.items
+        watch = loop.stopwatch()
+        began: list[int] = []
 
         def report(step: int, values: dict[str, float]) -> None:
             curves.write(step, values)
-            seen.update(first=step if seen["first"] < 0 else seen["first"], last=step, loss=values["loss"])
-            rows_s = (step - seen["first"]) * size / max(watch(), 1e-9)
-            bar.update(step, f"loss {values['loss']:.4f}  {self._rate(rows_s)}", later_s())
+            began[:] = began or [step]
+            rate = (step - began[0]) * size * per_row / max(watch(), 1e-9)
+            bar.update(step, f"loss {values['loss']:.4f}  {rate:,.0f} {item}/s", later_s())
 
         drawn = mixture.realised(node.counts, node.steps * size)
         plan = loop.Fit(
@@ -142,10 +145,6 @@ class Chain:
             curves.close()
             bar.close()
 
-    def _rate(self, rows_per_s: float) -> str:
-        tokens = self.family.spec.get("tokens")
-        return f"{rows_per_s * tokens[0][0]:,.0f} tokens/s" if tokens else f"{rows_per_s:,.0f} rows/s"
-
     def _begin(self, node: Node) -> State:
         weights = node.recipe["weights"]
         if weights == "fresh":
@@ -155,18 +154,24 @@ class Chain:
             folder = self.generation(weights).path / "checkpoint" / "fitted"
         return self.trainer.start(loop.load(self.trainer, folder))
 
-    def _batches(self, node: Node, step: int) -> mixture.Batches:
-        parts = [(self._source(node, s.source), s.start, s.rows) for s in node.mixture.slices]
+    @contextmanager
+    def _batches(self, node: Node, step: int) -> Iterator[Iterator[dict[str, Any]]]:
+        """The training batches of a node from a step on, and the shards they come from, open for as long."""
         size, processes = self.experiment.train.batch_size, jax.process_count()
-        seed = (node.seed, node.generation)
-        return mixture.Batches(
-            parts, node.counts, node.steps * size, size, seed, step, jax.process_index(), processes
-        )
+        seed, draws = (node.seed, node.generation), node.steps * self.experiment.train.batch_size
+        with ExitStack() as stack:
+            parts = []
+            for s in node.mixture.slices:
+                rows = self.real
+                if s.source:
+                    rows = stack.enter_context(self._samples(node.parents[s.source]))
+                parts.append((rows, s.start, s.rows))
+            yield stack.enter_context(
+                mixture.Batches(parts, node.counts, draws, size, seed, step, jax.process_index(), processes)
+            )
 
-    def _source(self, node: Node, source: int) -> RowSource:
-        if source == 0:
-            return self.real
-        shards = self.generation(node.parents[source]).shards()
+    def _samples(self, name: str) -> RowSource:
+        shards = self.generation(name).shards()
         return RowSource([(path, said["rows"]) for path, said in shards], self.family.spec)
 
     def _needs_model(self, node: Node, generation: Generation) -> bool:
@@ -208,12 +213,10 @@ class Chain:
     def _measure(self, node: Node, generation: Generation) -> None:
         if generation.result("measure") is not None:
             return
-        shards = [(path, said["rows"]) for path, said in generation.shards()]
-        samples = RowSource(shards, self.family.spec)
         rows = node.recipe["rows"]
-        with self.timings.stage("measure", generation.id, lambda: rows):
+        asked = min(self.experiment.evaluate.rows or rows, rows)
+        with self.timings.stage("measure", generation.id, lambda: rows), self._samples(node.id) as samples:
             found = self.family.measure(_batches(samples, rows), _batches(self.real, rows))
-            asked = min(self.experiment.evaluate.rows or rows, rows)
             scored = mixture.in_order(samples, 0, asked, self.experiment.evaluate.batch_size)
             found["sample_loss_under_first"] = self.evaluator(self._first(node), scored)["test_loss"]
             shown = {"lines": [self.family.show(samples[i]) for i in range(min(SHOWN, len(samples)))]}

@@ -28,7 +28,7 @@ def describe(experiment: Experiment, store: Path) -> str:
     steps, sampled = sum(n.steps for n in nodes), sum(n.sample_rows for n in nodes)
     row_bytes = row_dtype(family.spec).itemsize
     model_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state["model"]))
-    items = max(int(np.prod(shape)) for shape, _ in family.spec.values())
+    item, items = family.items
     drawn = steps * experiment.train.batch_size
     lines = [f"{experiment.name}: {family_words(experiment)}", ""]
     for name, workflow in graph.workflows.items():
@@ -43,7 +43,7 @@ def describe(experiment: Experiment, store: Path) -> str:
         f"real rows      {len(dataset.rows('train')):,} to train on, {len(dataset.rows('test')):,} held out",
         f"parameters     {parameters:,}",
         f"steps          {steps:,} of {experiment.train.batch_size} rows",
-        f"training       {6 * parameters * drawn * items:.3g} FLOPs (6 x parameters x {items} x rows drawn)",
+        f"training       {6 * parameters * drawn * items:.3g} FLOPs (6 x parameters x {items} {item} x rows drawn)",
         f"sampling       {sampled:,} rows, {2 * parameters * sampled * items:.3g} FLOPs",
         f"disk           {_bytes(sampled * row_bytes)} of shards, {_bytes(len(nodes) * model_bytes)} of weights",
         f"memory         {_bytes(state_bytes / mesh.size)} of weights and optimizer per device, "

@@ -124,4 +124,6 @@ def test_arm_problems_are_told():
     assert list(dataclasses.replace(Arm(), workflow="table", table=((1,), (1,))).problems())
     assert list(Arm("augment", fraction=1.5).problems())
     assert list(Arm("table", table=((0,),)).problems())
-    assert not [line for name in set(NAMES) - {"table", "value_of_synthetic"} for line in Arm(name).problems()]
+    assert not [
+        line for name in set(NAMES) - {"table", "value_of_synthetic"} for line in Arm(name).problems()
+    ]

@@ -64,6 +64,7 @@ class Toy:
 
     spec = SPEC
     units = UNITS
+    items = ("symbols", LENGTH)
 
     def init(self, rngs):
         return Net(rngs, self.model.symbols)

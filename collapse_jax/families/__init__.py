@@ -27,6 +27,11 @@ class Family(Protocol):
     spec: Spec
 
     @property
+    def items(self) -> tuple[str, int]:
+        """What a row is made of and how many of them, e.g. ("tokens", 256): the unit of speed."""
+        ...
+
+    @property
     def units(self) -> Mapping[str, str]:
         """Unit of every metric that `derive` and `measure` name."""
         ...

@@ -1,7 +1,8 @@
 """The training loop: one generation's fit, resumable at its last checkpoint, metrics read a step late."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ KEPT = 2  # checkpoints of a running fit; an older one is the fallback when the 
 class Fit:
     """What the fit of one generation needs beside the trainer.
 
-    `batches(step)` yields the global batches' local rows from that step on; `begin()` gives the first state;
+    `batches(step)` opens the local rows of the global batches from that step on; `begin()` gives the first state;
     `report(step, metrics)` is told of every logged step; `facts` go into the stage's result.
     """
 
     steps: int
     key: jax.Array
-    batches: Callable[[int], Iterable[dict[str, np.ndarray]]]
+    batches: Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]]]
     begin: Callable[[], State]
     report: Callable[[int, dict[str, float]], None]
     facts: dict[str, Any]
@@ -42,9 +43,7 @@ def fit(trainer: Trainer, generation: Generation, plan: Fit) -> State:
     every = trainer.settings.checkpoint_every
     steps = jax.device_put(np.float32(plan.steps), meshes.replicated(trainer.mesh))
     late: dict[str, Any] | None = None
-    stream = plan.batches(first)
-    try:
-        batches = iter(stream)
+    with plan.batches(first) as batches:
         for step in range(first, plan.steps):
             batch = jax.device_put(next(batches), meshes.rows(trainer.mesh))
             state, metrics = trainer.step(state, batch, steps, plan.key)
@@ -57,8 +56,6 @@ def fit(trainer: Trainer, generation: Generation, plan: Fit) -> State:
                 interrupt.poll()
         if late is not None:
             _told(plan.steps, late, 1, plan.report)
-    finally:
-        getattr(stream, "close", lambda: None)()
     _finish(generation, state, plan.facts)
     return state
 
