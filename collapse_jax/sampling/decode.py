@@ -1,0 +1,217 @@
+"""Drawing rows of tokens from a transformer: parallel prefill, a KV cache, one compiled loop.
+
+The cache comes in two parts. `Past` holds the keys and values of finished segments; steps only read it, so
+it is never copied inside the loop. The few steps of the running segment write to a small cache of their
+own, which is appended to the past when the segment ends. The attended length is static and grows in
+stages, so that early tokens do not pay for late ones.
+
+The random numbers of row i at position t come from `fold_in(keys[i], t)` alone: what a row becomes does
+not depend on the batch that it is drawn in, but for rounding.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.config import number
+from collapse_jax.models.attention import HIDDEN, attend
+from collapse_jax.models.layers import placed
+from collapse_jax.models.transformer import Block, Transformer
+
+Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, C, H]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the filters act in the order temperature, top_k, top_p."""
+
+    temperature: float = number(1.0, 0.0, 1000.0)  # 0: the most likely token
+    top_k: int = number(0, 0, 1 << 20)  # 0: off
+    top_p: float = number(1.0, 0.0, 1.0)  # 1: off
+    prompt_tokens: int = number(0, 0, 1 << 20)  # tokens of a real row that are given; 0: unconditional
+
+
+def largest(x_BV: jax.Array, weight_BV: jax.Array, budget: float) -> jax.Array:
+    """Mask of the largest entries of each row, down to the one with which their weights reach `budget`.
+
+    An entry stays when the weights of all strictly larger entries sum to less than the budget: top-k with
+    weights 1, top-p with the probabilities. Equal values stay or go together, the largest always stays.
+    The threshold is found by bisection on the ordered bits of float32, 32 passes instead of a sort.
+    """
+    bits = jax.lax.bitcast_convert_type(x_BV.astype(jnp.float32), jnp.int32)
+    rank = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+    def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds  # mass above low >= budget, mass above high < budget
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        above = jnp.sum(jnp.where(rank > middle[:, None], weight_BV, 0), -1) >= budget
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    high = jnp.max(rank, -1)
+    low, _ = jax.lax.fori_loop(0, 32, halve, (jnp.full_like(high, -(2**31)), high))
+    return rank > low[:, None]
+
+
+def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits of the distribution that is drawn from: tempered, the filtered tokens hidden; float32."""
+    logits = logits_BV.astype(jnp.float32) / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = jnp.where(largest(logits, jnp.ones_like(logits), sampling.top_k), logits, -jnp.inf)
+    if sampling.top_p < 1.0:
+        shares = jax.nn.softmax(logits, -1)
+        logits = jnp.where(largest(shares, shares, sampling.top_p), logits, -jnp.inf)
+    return logits
+
+
+def allowed(logits_BV: jax.Array, ids: int) -> jax.Array:
+    """The logits with those of tokens `ids` and above hidden; 0 hides none."""
+    vocabulary = logits_BV.shape[-1]
+    return jnp.where(jnp.arange(vocabulary) < ids, logits_BV, HIDDEN) if 0 < ids < vocabulary else logits_BV
+
+
+def draw(logits_BV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token per row, by the Gumbel maximum, with the random numbers of (row key, position)."""
+    logits_BV = reshard(logits_BV, "data", None)
+    if sampling.temperature == 0.0:
+        return jnp.argmax(logits_BV, -1).astype(jnp.int32)
+
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.gumbel(jax.random.fold_in(key, position), logits_BV.shape[1:])
+
+    return jnp.argmax(filtered(logits_BV, sampling) + jax.vmap(noise)(keys_B), -1).astype(jnp.int32)
+
+
+def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
+    where = placed(*axes)
+    return x if where is None else jax.reshard(x, where)
+
+
+class RowForm(NamedTuple):
+    """What a row of tokens looks like.
+
+    length: tokens in a row. start_id: the token that every row begins from and that is not part of it.
+    stop_id: a row ends at the first such token and is filled up with it (-1: rows do not end).
+    ids: only tokens below it may be drawn (0: the model's whole vocabulary).
+    """
+
+    length: int
+    start_id: int
+    stop_id: int = -1
+    ids: int = 0
+
+
+def generate(
+    model: Transformer, keys_B: jax.Array, prompt_BP: jax.Array, form: RowForm, sampling: Sampling
+) -> jax.Array:
+    """Rows of tokens [B, L], int32: the P >= 0 tokens of the prompt, then tokens drawn one by one.
+
+    Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L.
+    """
+    known = jnp.pad(prompt_BP.astype(jnp.int32), ((0, 0), (1, 0)), constant_values=form.start_id)
+    past = prefill(model, known[:, :-1])
+    state = known[:, -1], jnp.any(known[:, 1:] == form.stop_id, 1)
+    parts = [known[:, 1:]]
+    for span in stages(prompt_BP.shape[1], form.length):
+        state, past, drawn_BS = _segment(model, keys_B, past, state, span, form, sampling)
+        parts.append(drawn_BS)
+    return jnp.concatenate(parts, 1)
+
+
+def prefill(model: Transformer, ids_BP: jax.Array) -> list[Cache]:
+    """The keys and values [B, K, P, H] of every layer for ids at positions 0..P-1, computed together."""
+    x, turn = model.enter(ids_BP)
+    caches = []
+    for block in _layers(model):
+        q, k, v = block.queries_keys_values(x, ids_BP.shape[0], turn)
+        caches.append((jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
+        if ids_BP.shape[1]:
+            x = block.rest(x, attend(q, k, v, model.config.attention))
+    return caches
+
+
+def stages(begin: int, end: int) -> list[tuple[int, int]]:
+    """Positions [begin, end) in consecutive segments of equal length, the last one shorter.
+
+    Each is compiled by itself and early ones attend to less: four pay at once, eight for long rows.
+    """
+    size = max(16, -(-(end - begin) // (4 if end - begin <= 512 else 8)))
+    return [(at, min(at + size, end)) for at in range(begin, end, size)]
+
+
+def _layers(model: Transformer) -> list[Block]:
+    return [jax.tree.map(lambda w, i=i: w[i], model.blocks) for i in range(model.config.layers)]
+
+
+def _segment(
+    model: Transformer,
+    keys_B: jax.Array,
+    past: list[Cache],
+    state: tuple[jax.Array, jax.Array],
+    span: tuple[int, int],
+    form: RowForm,
+    sampling: Sampling,
+) -> tuple[tuple[jax.Array, jax.Array], list[Cache], jax.Array]:
+    """Draw the tokens at positions span[0]..span[1]-1; `state`: last token, whether its row ended."""
+    begin, size = span[0], span[1] - span[0]
+    blocks = _layers(model)
+    recent = jax.tree.map(lambda z: _room(z, size), past)
+
+    def step(carry: Any, at: jax.Array) -> tuple[Any, jax.Array]:
+        (token, ended), recent = carry
+        logits, recent = _logits(model, blocks, past, recent, token, begin, at)
+        drawn = draw(allowed(logits, form.ids), keys_B, begin + at, sampling)
+        if form.stop_id >= 0:
+            drawn = jnp.where(ended, form.stop_id, drawn)
+            ended = ended | (drawn == form.stop_id)
+        return ((drawn, ended), recent), drawn
+
+    (state, recent), drawn_SB = jax.lax.scan(step, (state, recent), jnp.arange(size))
+    joined = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), past, recent)
+    return state, joined, drawn_SB.T
+
+
+def _room(cache: jax.Array, size: int) -> jax.Array:
+    rows, heads, _, width = cache.shape
+    where = placed("data", "model", None, None)
+    return jnp.zeros((rows, heads, size, width), cache.dtype, out_sharding=where)
+
+
+def _logits(
+    model: Transformer,
+    blocks: list[Block],
+    past: list[Cache],
+    recent: list[Cache],
+    token_B: jax.Array,
+    begin: int,
+    at: jax.Array,
+) -> tuple[jax.Array, list[Cache]]:
+    """Logits [B, V] after one more token at position begin + at, and the running segment's cache with it."""
+    x, turn = model.enter(token_B[:, None], begin + at)
+    grown = []
+    for block, old, new in zip(blocks, past, recent, strict=True):
+        q, k, v = block.queries_keys_values(x, token_B.shape[0], turn)
+        new = _put(new[0], k, at), _put(new[1], v, at)
+        grown.append(new)
+        x = block.rest(x, _attend(q[:, 0], old, new, at))
+    return model.leave(x), grown
+
+
+def _put(cache_BKCH: jax.Array, one_B1KH: jax.Array, at: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(cache_BKCH, jnp.swapaxes(one_B1KH, 1, 2), at, 2)
+
+
+def _attend(q_BKGH: jax.Array, past: Cache, recent: Cache, at: jax.Array) -> jax.Array:
+    """The mixture [B, K, G, H] of all past values and those of the running segment up to index `at`."""
+    length, size = past[0].shape[2], recent[0].shape[2]
+    q = q_BKGH * q_BKGH.shape[-1] ** -0.5
+    older, newer = (
+        jnp.einsum("bkgh,bkch->bkgc", q, keys, preferred_element_type=jnp.float32)
+        for keys in (past[0], recent[0])
+    )
+    newer = jnp.where(jnp.arange(size) <= at, newer, HIDDEN)
+    shares = jax.nn.softmax(jnp.concatenate([older, newer], -1), -1).astype(q.dtype)
+    return jnp.einsum("bkgc,bkch->bkgh", shares[..., :length], past[1]) + jnp.einsum(
+        "bkgc,bkch->bkgh", shares[..., length:], recent[1]
+    )

@@ -1,0 +1,150 @@
+"""Decoding against teacher forcing, filters against sorting, and drawn rows against exact enumeration."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import stats
+from test_transformer import TINY, shaken
+
+from collapse_jax.models.transformer import Transformer, TransformerConfig, shifted
+from collapse_jax.sampling import decode
+from collapse_jax.sampling.decode import RowForm, Sampling, filtered, generate, largest
+
+
+def rows_of(model, count, form, sampling, prompt=None, seed=0):
+    keys = jax.random.split(jax.random.key(seed), count)
+    prompt = np.zeros((count, 0), np.int32) if prompt is None else prompt
+    return np.asarray(jax.jit(lambda k, p: generate(model, k, p, form, sampling))(keys, prompt))
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama2"])
+@pytest.mark.parametrize("given", [0, 1, 5])
+def test_decoded_logits_equal_teacher_forced_ones(monkeypatch, style, given):
+    """The logits of every decoding step, with several segments and a grouped cache, are those of one pass."""
+    monkeypatch.setattr(decode, "stages", lambda b, e: [(x, min(x + 3, e)) for x in range(b, e, 3)])
+    seen = []
+
+    def spy(logits, keys, position, sampling):
+        jax.debug.callback(lambda t, x: seen.append((int(t), np.array(x))), position, logits)
+        return jnp.argmax(logits, -1).astype(jnp.int32)
+
+    monkeypatch.setattr(decode, "draw", spy)
+    model = shaken(TINY[style])
+    prompt = np.random.default_rng(0).integers(0, 11, (2, given)).astype(np.int32)
+    rows = rows_of(model, 2, RowForm(12, 3), Sampling(), prompt)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(rows[:, :given], prompt)
+    forced = np.asarray(jax.jit(lambda x: model(x))(shifted(jnp.array(rows), 3)))
+    assert sorted(t for t, _ in seen) == list(range(given, 12))
+    for t, logits in seen:
+        np.testing.assert_allclose(logits, forced[:, t], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama2"])
+def test_greedy_takes_the_most_likely_token(style):
+    model = shaken(TINY[style])
+    rows = rows_of(model, 2, RowForm(12, 3), Sampling(temperature=0.0))
+    forced = model(shifted(jnp.array(rows), 3))
+    np.testing.assert_array_equal(rows, np.argmax(forced, -1))
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def sorted_filter(logits, temperature, top_k, top_p):
+    """The set of tokens that Hugging Face's warpers keep, by sorting one row."""
+    scores = logits / temperature
+    if top_k:
+        scores = np.where(scores < np.sort(scores)[-top_k], -np.inf, scores)
+    if top_p < 1:
+        order = np.argsort(scores)
+        shares = np.exp(scores[order] - scores.max())
+        removed = np.cumsum(shares / shares.sum()) <= 1 - top_p
+        removed[-1] = False
+        scores[order[removed]] = -np.inf
+    return np.isfinite(scores)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (1.0, 0, 0.9),
+        (0.7, 0, 0.5),
+        (2.0, 5, 1.0),
+        (1.0, 1, 1.0),
+        (1.3, 20, 0.8),
+        (1.0, 0, 0.01),
+        (1.0, 500, 0.99),
+    ],
+)
+def test_filters_keep_what_sorting_keeps(temperature, top_k, top_p):
+    logits = np.random.default_rng(0).normal(0, 3, (20, 300))
+    found = np.isfinite(filtered(jnp.array(logits), Sampling(temperature, top_k, top_p)))
+    expected = [sorted_filter(row, temperature, min(top_k, 300), top_p) for row in logits.astype(np.float32)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_largest_keeps_ties_and_always_the_largest():
+    x = jnp.array([[1.0, 3.0, 3.0, -2.0], [-5.0, -1.0, -1.0, -1.0], [0.0, -0.5, 2.0, 2.5]])
+    np.testing.assert_array_equal(largest(x, jnp.ones_like(x), 1), [[0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(largest(x, jnp.ones_like(x), 4), np.ones((3, 4), bool))
+    np.testing.assert_array_equal(largest(x, jnp.ones_like(x), 0.0)[2], [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=3), Sampling(top_p=0.8)])
+def test_frequencies_of_whole_rows_are_their_probabilities(sampling):
+    """All 64 rows of three tokens out of four, enumerated with NumPy, against 4096 draws."""
+    config = TransformerConfig("llama2", 1, 8, 2, context=3, vocab_size=4)
+    model = jax.tree.map(lambda w: 3 * w, jax.jit(lambda: Transformer(config, nnx.Rngs(1)))())
+    every = np.array(list(itertools.product(range(4), repeat=3)))
+    logits = np.asarray(model(shifted(jnp.array(every), 0)), np.float64)
+    probability = np.ones(len(every))
+    for row, (tokens, steps) in enumerate(zip(every, logits, strict=True)):
+        for token, step in zip(tokens, steps, strict=True):
+            kept = sorted_filter(step, sampling.temperature, sampling.top_k, sampling.top_p)
+            shares = np.where(kept, np.exp((step - step.max()) / sampling.temperature), 0.0)
+            probability[row] *= shares[token] / shares.sum()
+    rows = rows_of(model, 4096, RowForm(3, 0), sampling)
+    counts = np.bincount(rows @ [16, 4, 1], minlength=64)
+    assert counts[probability == 0].sum() == 0
+    likely = probability * 4096 >= 5
+    rest = [counts[~likely].sum(), probability[~likely].sum() * 4096]
+    observed, expected = np.append(counts[likely], rest[0]), np.append(probability[likely] * 4096, rest[1])
+    keep = expected > 0
+    assert likely.sum() > 5
+    assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-3
+
+
+def test_a_row_depends_on_its_key_alone():
+    model = shaken(TINY["gpt2"])
+    keys = jax.random.split(jax.random.key(0), 6)
+    prompt = np.random.default_rng(0).integers(0, 11, (6, 1)).astype(np.int32)
+    draw = jax.jit(lambda k, p: generate(model, k, p, RowForm(12, 0), Sampling(1.2)))
+    whole = np.asarray(draw(keys, prompt))
+    order = np.array([4, 2])
+    np.testing.assert_array_equal(draw(keys[order], prompt[order]), whole[order])
+    np.testing.assert_array_equal(draw(keys[3:4], prompt[3:4]), whole[3:4])
+    assert len({tuple(row) for row in whole}) == 6
+
+
+def test_rows_end_at_the_stop_token_and_ids_are_bounded():
+    model = shaken(TINY["gpt2"])
+    rows = rows_of(model, 64, RowForm(12, 2, stop_id=2, ids=6), Sampling(3.0))
+    assert rows.max() == 5
+    ended = np.cumsum(rows == 2, 1) > 0
+    assert np.all(rows[ended] == 2) and 0 < ended.sum() < rows.size
+    free = rows_of(model, 64, RowForm(12, 2, ids=6), Sampling(3.0))
+    np.testing.assert_array_equal(free[~ended], rows[~ended])
+    assert np.any(free[ended] != 2)
+    given = np.array([[4, 2], [2, 4]], np.int32)
+    rows = rows_of(model, 2, RowForm(12, 2, stop_id=2), Sampling(), given)
+    assert np.all(rows[:, 2:] == 2)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 256), (1, 64), (3, 3), (0, 5), (7, 2048)])
+def test_stages_cover_the_row_once(begin, end):
+    spans = decode.stages(begin, end)
+    assert [t for b, e in spans for t in range(b, e)] == list(range(begin, end))
+    assert len(spans) <= 8

@@ -1,0 +1,116 @@
+"""The transformer family: what counts in the loss, the form of its rows, and what it refuses."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from collapse_jax.config import BadInput
+from collapse_jax.data.dataset import Dataset
+from collapse_jax.data.packing import row_spec
+from collapse_jax.data.tokenizers import ByteTokenizer
+from collapse_jax.families.transformer import UNITS, Data, Model, Sample, build
+
+LENGTH, IDS, SEPARATOR = 10, 257, 256
+SMALL = Model(layers=1, width=16, heads=2, context=LENGTH, vocab_size=300)
+
+
+def family(tmp_path, packing="packed", model=SMALL, **sampling):
+    ByteTokenizer().save(tmp_path / "tokenizer.json")
+    info = {
+        "vocab_size": IDS,
+        "separator_id": SEPARATOR,
+        "settings": {"packing": packing},
+        "splits": {"test": {"tokens": 30, "bytes": 60}},
+    }
+    return build(model, Data(), Sample(**sampling), Dataset(tmp_path, "", row_spec(LENGTH, IDS), info))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    from collapse_jax.models.transformer import Transformer
+
+    return jax.jit(lambda: Transformer(SMALL, nnx.Rngs(0)))()
+
+
+def batch(rows=4):
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(0, 256, (rows, LENGTH)).astype(np.uint16)
+    return {"tokens": tokens, "length": np.array([LENGTH, 3, 1, 7], np.int32)[:rows]}
+
+
+def test_loss_counts_the_first_length_tokens_given_those_before(tmp_path, weights):
+    rows, total = batch(), 0.0
+    for tokens, length in zip(rows["tokens"], rows["length"], strict=True):
+        ids = np.concatenate([[SEPARATOR], tokens[:-1]]).astype(np.int32)
+        logits = np.asarray(weights(jnp.array(ids[None])), np.float64)[0]
+        for t in range(length):
+            total -= logits[t, tokens[t]] - math.log(np.exp(logits[t]).sum())
+    made = family(tmp_path)
+    nats, tokens, _ = jax.jit(made.loss)(weights, rows, jax.random.key(0))
+    assert float(nats) == pytest.approx(total, rel=1e-5)
+    assert float(tokens) == 21
+
+
+def test_rows_of_weight_zero_do_not_count(tmp_path, weights):
+    made, rows = family(tmp_path), batch()
+    nats, tokens = jax.jit(made.evaluate)(weights, rows, np.array([1, 0, 1, 0], np.float32))["test_loss"]
+    kept = {name: values[[0, 2]] for name, values in rows.items()}
+    alone, count, _ = jax.jit(made.loss)(weights, kept, jax.random.key(0))
+    assert float(nats) == pytest.approx(float(alone), rel=1e-5)
+    assert float(tokens) == float(count) == 11
+
+
+def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
+    hot = jax.tree.map(lambda w: 0.0 * w, weights)  # every token equally likely
+    keys = jax.random.split(jax.random.key(0), 400)
+    given = {
+        "tokens": np.tile(np.arange(LENGTH, dtype=np.uint16), (400, 1)),
+        "length": np.full(400, LENGTH, np.int32),
+    }
+    for packing in ("packed", "document"):
+        made = family(tmp_path, packing, prompt_tokens=2)
+        rows = jax.tree.map(np.asarray, jax.jit(made.sample)(hot, keys, given))
+        assert {k: (v.shape[1:], str(v.dtype)) for k, v in rows.items()} == made.spec
+        assert rows["tokens"].max() < IDS
+        np.testing.assert_array_equal(rows["tokens"][:, :2], np.tile([0, 1], (400, 1)))
+        for tokens, length in zip(rows["tokens"], rows["length"], strict=True):
+            ends = np.flatnonzero(tokens == SEPARATOR)
+            if packing == "packed" or not len(ends):
+                assert length == LENGTH
+            else:
+                assert length == ends[0] + 1 and np.all(tokens[length:] == SEPARATOR)
+        assert np.any(rows["tokens"] == SEPARATOR)
+
+
+def test_derived_metrics_and_units(tmp_path):
+    made = family(tmp_path)
+    found = made.derive({"test_loss": 2.0})
+    assert found == {
+        "test_loss": 2.0,
+        "perplexity": pytest.approx(math.exp(2)),
+        "bits_per_byte": pytest.approx(2.0 * 0.5 / math.log(2)),
+    }
+    assert math.isfinite(made.derive({"test_loss": 1e6})["perplexity"])
+    found |= made.measure([batch()], [batch()])
+    assert set(found) <= set(UNITS)
+    assert made.show({"tokens": np.frombuffer(b"hello you", np.uint8), "length": np.array(5)}) == "hello"
+
+
+def test_equal_settings_are_one_static_value(tmp_path):
+    a, b = family(tmp_path), family(tmp_path)
+    assert a == b and hash(a) == hash(b)
+    assert a != family(tmp_path, temperature=0.3)
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path):
+    narrow = dataclasses.replace(SMALL, context=4, vocab_size=100)
+    with pytest.raises(
+        BadInput, match=r"model\.context=4 .* model\.vocab_size=100 .*prompt_tokens=11"
+    ) as error:
+        family(tmp_path, model=narrow, prompt_tokens=11)
+    assert "\n" not in str(error.value)
