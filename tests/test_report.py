@@ -15,7 +15,8 @@ from scipy import stats as scipy_stats
 
 from collapse_jax import report
 from collapse_jax.config import BadInput
-from collapse_jax.report import load, outcomes, series, style, words
+from collapse_jax.measures import series
+from collapse_jax.report import load, outcomes, style, words
 from collapse_jax.workflows import Arm
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

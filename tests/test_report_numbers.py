@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from collapse_jax.measures.stats import Estimate, column_estimates, estimate, verdict, zscores
 from collapse_jax.report import load, style, words
-from collapse_jax.report.stats import Estimate, column_estimates, estimate, verdict, zscores
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 500])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
-from collapse_jax.report.load import Experiment, Record, merge, read
+from collapse_jax.measures.series import Record
+from collapse_jax.report.load import Experiment, merge, read
 from collapse_jax.report.outcomes import summary
 from collapse_jax.report.page import render
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.report.series import Curve
+from collapse_jax.measures.series import Curve
 from collapse_jax.report.style import INK, spread, whole_ticks
 
 if TYPE_CHECKING:

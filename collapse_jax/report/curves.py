@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collapse_jax.measures.series import Curve, Quantity, value
+from collapse_jax.measures.stats import zscores
 from collapse_jax.report.axes import THIN_SEEDS, Curves, End, frame, label_ends, wrapped
-from collapse_jax.report.load import value
-from collapse_jax.report.series import Curve, Quantity
-from collapse_jax.report.stats import zscores
 from collapse_jax.report.style import INK, QUIET, Look, png, text_width
 from collapse_jax.report.words import quantity as axis_words
 

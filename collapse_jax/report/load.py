@@ -1,7 +1,6 @@
 """What a report is made of: the files of one or more working directories, as plain data."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +11,12 @@ import numpy as np
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
+from collapse_jax.measures.series import Record
 from collapse_jax.report.words import visible
 
 SHOWN_GENERATIONS = 8
 SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 700
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -133,14 +132,6 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise BadInput(message) from error
         records.append(record)
     return records
-
-
-def value(raw: Any) -> float:
-    """A record's number as float: nan for null, text such as "nan" or "inf" read as such."""
-    try:
-        return float(raw)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def spaced(last: int, count: int) -> list[int]:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collapse_jax.report.load import Record
-from collapse_jax.report.series import Curve, Quantity, curves
-from collapse_jax.report.stats import Estimate, verdict, zscores
-from collapse_jax.report.words import listed, number, plural, plus_minus, spoken
+from collapse_jax.measures.series import Curve, Quantity, Record, curves
+from collapse_jax.measures.stats import Estimate, verdict, zscores
+from collapse_jax.report.words import listed, number, plural, plus_minus, spoken, visible
 
 HEADLINE = "test_loss"
 SPELT_OUT = 4
@@ -41,6 +40,11 @@ class Agreement:
     worst_z: float
     worst_generation: int
     compared: int
+
+
+def shown(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
+    """`curves` under names that are safe to show: a metric's name comes from a file."""
+    return {Quantity(*map(visible, q)): by_arm for q, by_arm in curves(records).items()}
 
 
 def outcomes(by_arm: Mapping[str, Curve]) -> list[Outcome]:
@@ -143,7 +147,7 @@ def _moves(row: Outcome, unit: str) -> str:
 
 def summary(records: Iterable[Record]) -> str:
     """The plain table printed at the end of a run: arms against first and last test loss, change, verdict."""
-    panels = curves(records)
+    panels = shown(records)
     if not panels:
         return "no measurements yet"
     blocks = []

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collapse_jax.measures.definitions import judge
+from collapse_jax.measures.evidence import Thresholds
+from collapse_jax.measures.series import Curve, Quantity
 from collapse_jax.report import curves as draw
+from collapse_jax.report import profile
 from collapse_jax.report.graph import lanes, lineage
 from collapse_jax.report.load import Experiment, Show, renamed
-from collapse_jax.report.outcomes import Agreement, agreements, headlines, outcomes, progress, sentence
-from collapse_jax.report.series import Curve, Quantity, curves
+from collapse_jax.report.outcomes import Agreement, agreements, headlines, outcomes, progress, sentence, shown
 from collapse_jax.report.style import REAL, SYNTHETIC, Look, looks
 from collapse_jax.report.words import EXPLAIN, listed, number, plural, plus_minus, quantity, visible
 from collapse_jax.report.workflow_tables import workflow_table
@@ -55,9 +58,10 @@ class Picture:
 def render(e: Experiment) -> tuple[str, dict[str, bytes]]:
     """(the HTML, file name -> PNG)."""
     e = _shown(e)
-    panels = curves(e.records)
+    panels = shown(e.records)
     look = looks(e.arms)
     heads = headlines(panels)
+    limits = Thresholds()
     pictures = _pictures(e, panels, heads, look)
     context = {
         "e": e,
@@ -67,6 +71,7 @@ def render(e: Experiment) -> tuple[str, dict[str, bytes]]:
         "sentences": [sentence(q, outcomes(panels[q])).replace(" ± ", "\u00a0±\u00a0") for q in heads],
         "summaries": [(quantity(q.metric, q.unit), outcomes(panels[q])) for q in heads],
         "agreements": _agreements(panels, heads),
+        "profile": profile.table(judge(panels, limits, profile.sizes(e)), limits),
         "samples": _samples(e),
         "real": REAL,
         "synthetic": SYNTHETIC,

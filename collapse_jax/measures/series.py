@@ -1,15 +1,16 @@
 """Records as curves: for every quantity and arm, values by seed and generation, their mean and interval."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.report.load import Record, value
-from collapse_jax.report.stats import NOTHING, Estimate, column_estimates, estimate, quantile
-from collapse_jax.report.words import visible
+from collapse_jax.measures.stats import NOTHING, Estimate, column_estimates, estimate, quantile
+
+Record = Mapping[str, Any]
 
 
 class Quantity(NamedTuple):
@@ -81,6 +82,14 @@ class Curve:
         return first, last, Estimate(change, float(quantile(n)) * se, se, n)
 
 
+def value(raw: Any) -> float:
+    """A record's number as float: nan for null, text such as "nan" or "inf" read as such."""
+    try:
+        return float(raw)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def curves(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
     """Quantity -> arm -> curve, in the order of the records.
 
@@ -89,10 +98,7 @@ def curves(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
     groups: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
         groups[r["metric"], str(r.get("unit") or ""), str(r.get("split") or "")][r["arm"]].append(r)
-    return {
-        Quantity(*map(visible, key)): {arm: _curve(rows) for arm, rows in arms.items()}
-        for key, arms in groups.items()
-    }
+    return {Quantity(*key): {arm: _curve(rows) for arm, rows in arms.items()} for key, arms in groups.items()}
 
 
 def _curve(records: list[Record]) -> Curve:

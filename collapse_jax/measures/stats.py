@@ -28,6 +28,15 @@ class Estimate:
         return self.mean + self.half
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value and the ends of its interval, which need not lie at equal distance; nan where there is none."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+
+
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)
 
 
