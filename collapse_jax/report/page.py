@@ -153,7 +153,8 @@ def _pictures(
 
 def _planned(e: Experiment, by_arm: Mapping[str, Curve]) -> int:
     """Generations that the longest of these arms will have."""
-    return max(len(e.tables[arm]) if arm in e.tables else e.generations for arm in by_arm)
+    planned = [len(e.tables[arm]) if arm in e.tables else e.generations for arm in by_arm]
+    return max([*planned, *(int(c.generations_G[-1]) for c in by_arm.values() if len(c.generations_G))])
 
 
 def _tables(e: Experiment) -> list[tuple[str, list[str], bytes]]:
