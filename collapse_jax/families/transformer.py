@@ -127,7 +127,9 @@ def build(model: TransformerConfig, data: TextData, sample: Sampling, dataset: D
     split = {"key heads": model.key_heads, "hidden units": model.hidden, "vocabulary": model.vocab_size}
     for name, size in split.items():
         if size % parts:
-            problems.append(f"mesh.model={parts} does not divide the model's {size} ({name}); choose a divisor")
+            problems.append(
+                f"mesh.model={parts} does not divide the model's {size} ({name}); choose a divisor"
+            )
     if problems:
         raise BadInput("; ".join(problems))
     counts = dataset.info["splits"]["test"]

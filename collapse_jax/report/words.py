@@ -8,7 +8,7 @@ EXPLAIN = {
     "test_loss": "Loss on held-out real data; lower is better.",
     "perplexity": "exp of the test loss per token on held-out real data.",
     "bits_per_byte": "Test loss per byte of real text, in bits: comparable across tokenizers.",
-    "train_loss": "Loss on the rows the generation was fitted on, at the end of the fit.",
+    "train_loss": "Loss on the rows the generation was fitted on, mean over the fit.",
     "unigram_entropy": "Entropy of the token frequencies in the samples.",
     "distinct_1": "Share of different tokens among the tokens of the samples.",
     "distinct_2": "Share of different token pairs among the pairs in the samples.",
