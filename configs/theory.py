@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
                 "gaussian",
                 three,
                 rows=100,
-                generations=50,
+                generations=30,
                 seeds=2000,
                 metrics=("variance_ratio", "mean_error", "test_loss"),
                 dim=2,
