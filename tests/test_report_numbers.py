@@ -49,6 +49,12 @@ def test_zscores():
     np.testing.assert_array_equal(z_G, [-2, np.nan, np.nan])
 
 
+def test_rounding_is_no_spread():
+    """Seeds that agree to rounding cannot weigh a law, e.g. when a rare event fell in none of them."""
+    z = zscores(np.array([2.0, 2.0]), np.array([1e-12, 1e-3]), np.array([2.1, 2.001]))
+    assert np.isnan(z[0]) and z[1] == pytest.approx(-1.0)
+
+
 def test_numbers_carry_the_digits_of_their_uncertainty():
     assert words.plus_minus(0.83211, 0.0512) == "0.832 ± 0.051"
     assert words.plus_minus(-12.34, 3.2, sign=True) == "−12.3 ± 3.2"

@@ -83,6 +83,6 @@ def verdict(first: float, change: Estimate) -> str:
 
 
 def zscores(mean_G: np.ndarray, se_G: np.ndarray, predicted_G: np.ndarray) -> np.ndarray:
-    """(mean - predicted) / se, nan where there is no prediction or no spread over seeds."""
+    """(mean - predicted) / se, nan where there is no prediction or no spread over seeds but rounding."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(se_G > 0, (mean_G - predicted_G) / se_G, np.nan)
+        return np.where(se_G > 1e-9 * np.abs(mean_G), (mean_G - predicted_G) / se_G, np.nan)
