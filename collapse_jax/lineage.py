@@ -3,7 +3,7 @@
 A generation's id is the hash of its recipe: everything that determines its results, with its parents by id.
 Libraries, device and mesh are recorded in the manifest, not hashed; raise `RECIPE_VERSION` when a change of
 this code would change results. The folder keeps a journal, `progress.json`, of the files written so far and
-their digests; `manifest.json` replaces it, last and atomically, once every stage is done. What neither names
+their digests; `manifest.json` follows, last and atomically, once every stage is done. What neither names
 does not exist; what does not match is set aside and made again.
 """
 
@@ -47,7 +47,7 @@ class Generation:
         for name, committed in (("manifest.json", True), ("progress.json", False)):
             if (self.path / name).is_file():
                 try:
-                    found = files.read_json(self.path / name)
+                    found = unsealed(self.path / name)
                     self.state = {"files": dict(found["files"]), "stages": dict(found["stages"])}
                     self.manifest = found
                     self.committed = committed
@@ -144,7 +144,7 @@ class Generation:
         return self.state["stages"].get(stage)
 
     def save(self) -> None:
-        files.write_json(self.path / "progress.json", self.state)
+        files.write_json(self.path / "progress.json", sealed(self.state))
 
     def drop(self, folder: Path) -> None:
         """Forget a finished folder (an old checkpoint) and remove it, in the order that survives a crash."""
@@ -168,9 +168,8 @@ class Generation:
         """The generation exists from the moment its manifest does."""
         faults.point("commit/before")
         self.manifest = {"id": self.id, "version": RECIPE_VERSION, **self.state, **facts}
-        files.write_json(self.path / "manifest.json", self.manifest)
+        files.write_json(self.path / "manifest.json", sealed(self.manifest))
         faults.point("commit/after")
-        (self.path / "progress.json").unlink(missing_ok=True)
         self.committed = True
 
     def reopen(self) -> None:
@@ -178,6 +177,20 @@ class Generation:
         self.save()
         (self.path / "manifest.json").unlink(missing_ok=True)
         self.committed = False
+
+
+def sealed(said: dict[str, Any]) -> dict[str, Any]:
+    """A journal or manifest with its own digest, so that a flipped bit in it is noticed too."""
+    plain = files.finite({k: v for k, v in said.items() if k != "seal"})
+    return plain | {"seal": hashlib.sha256(files.canonical(plain)).hexdigest()}
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """Read what `sealed` wrote. Raises `BadInput` when it is missing or damaged."""
+    said = files.read_json(path)
+    if not isinstance(said, dict) or sealed(said)["seal"] != said.get("seal"):
+        raise BadInput(f"{path} is damaged: it does not match its seal")
+    return said
 
 
 def _group(name: str) -> str:
@@ -195,7 +208,7 @@ def verify(store: Path) -> list[str]:
         try:
             recipe = files.read_json(folder / "recipe.json")
             generation = Generation(store, recipe)
-            manifest = files.read_json(folder / "manifest.json")
+            manifest = unsealed(folder / "manifest.json")
             generation.state = {"files": manifest["files"], "stages": manifest["stages"]}
             if generation.id != folder.name:
                 problems.append(

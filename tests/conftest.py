@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,6 +32,12 @@ def collapse(*arguments: str, kill_at: str = "") -> subprocess.CompletedProcess:
     process = start(*arguments, kill_at=kill_at)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture(autouse=True)
+def no_mesh():
+    """Every test begins without a mesh, whatever an earlier one has set."""
+    jax.set_mesh(None)
 
 
 @pytest.fixture(scope="session")

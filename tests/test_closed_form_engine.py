@@ -34,13 +34,13 @@ CASES = [
 
 @pytest.mark.parametrize(("family", "arm"), CASES, ids=lambda x: getattr(x, "workflow", type(x).__name__))
 def test_streaming_equals_the_masked_pool(family, arm):
-    """Statistics that merge give the numbers of a refit on all the rows."""
+    """Statistics that merge give the numbers of a refit on all the rows, to the rounding of f32 draws."""
     workflow = Workflow(arm, 20, 4)
     metrics = tuple(m for m in family.metrics(workflow) if m != "collapsed")
     pool = engine.collect(family, workflow, 50, how="pool", metrics=metrics)
     rows = engine.collect(family, workflow, 50, how="rows", metrics=metrics)
     for name in metrics:
-        np.testing.assert_allclose(rows[name], pool[name], rtol=1e-7, atol=1e-10, err_msg=name)
+        np.testing.assert_allclose(rows[name], pool[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_drawn_statistics_have_the_law_of_drawn_rows():
@@ -51,7 +51,8 @@ def test_drawn_statistics_have_the_law_of_drawn_rows():
         a = engine.collect(family, workflow, 3000, how="rows", metrics=(name,), seed=1)[name]
         b = engine.collect(family, workflow, 3000, how="statistics", metrics=(name,), seed=2)[name]
         for t in range(3):
-            assert stats.ks_2samp(a[:, t], b[:, t]).pvalue > 1e-4
+            pvalue: float = stats.ks_2samp(a[:, t], b[:, t]).pvalue  # pyright: ignore[reportAttributeAccessIssue]
+            assert pvalue > 1e-4
 
 
 def test_results_do_not_depend_on_the_chunk():
@@ -66,7 +67,7 @@ def test_results_do_not_depend_on_the_chunk():
         (20, 3),
     ]
     for name, values in whole.items():
-        np.testing.assert_allclose(np.concatenate([c.values[name] for c in parts]), values, rtol=1e-12)
+        np.testing.assert_allclose(np.concatenate([c.values[name] for c in parts]), values, rtol=1e-6)
     assert len(np.unique(whole["mean_error"][:, 0])) == 23
 
 
@@ -182,7 +183,7 @@ def test_eight_devices_give_the_same_numbers():
         workflow = Workflow(Arm(arm), 10, 4)
         here = engine.collect(family, workflow, 13)[family.metrics(workflow)[0]]
         assert found[name][0] % 4 == 0
-        np.testing.assert_allclose(found[name][1], here, rtol=1e-12)
+        np.testing.assert_allclose(found[name][1], here, rtol=1e-6)
 
 
 def test_plans_are_traced_as_data():

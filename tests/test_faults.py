@@ -11,6 +11,7 @@ import pytest
 from conftest import CONFIG, TESTS, collapse, outcome, start
 
 from collapse_jax import cli, files
+from collapse_jax.lineage import sealed
 
 SMALL = [f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2"]
 
@@ -122,7 +123,7 @@ def test_parents_with_other_rows_make_children_stale(toy_run, tmp_path, capsys):
     manifest = workdir / "generations" / ids[1] / "manifest.json"
     said = files.read_json(manifest)
     said["stages"]["fit"]["inputs"][ids[0]][0] = "0" * 64
-    files.write_json(manifest, said)
+    files.write_json(manifest, sealed(said))
     assert cli.main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
     assert "no longer hold" in capsys.readouterr().err
     assert outcome(workdir) == outcome(toy_run)

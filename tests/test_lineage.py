@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collapse_jax import files, lock
 from collapse_jax.config import BadInput
-from collapse_jax.lineage import Generation, generation_id, verify
+from collapse_jax.lineage import Generation, generation_id, sealed, verify
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
@@ -131,7 +131,7 @@ def test_no_path_outside_the_store(tmp_path):
     g = made(tmp_path)
     manifest = files.read_json(g.path / "manifest.json")
     manifest["files"]["../../../etc/passwd"] = {"bytes": 1, "sha256": "0"}
-    files.write_json(g.path / "manifest.json", manifest)
+    files.write_json(g.path / "manifest.json", sealed(manifest))
     with pytest.raises(BadInput, match="outside"):
         again(tmp_path).mend()
     assert any("outside" in line for line in verify(tmp_path))
@@ -140,8 +140,11 @@ def test_no_path_outside_the_store(tmp_path):
 def test_a_damaged_manifest_or_recipe(tmp_path, capsys):
     g = made(tmp_path)
     (g.path / "manifest.json").write_text("{")
-    assert not again(tmp_path).committed
+    assert verify(tmp_path)
+    mended = again(tmp_path)
     assert "damaged" in capsys.readouterr().err
+    mended.mend()  # the journal still vouches for every file
+    assert not mended.committed and mended.state == g.state
     g = made(tmp_path)
     files.write_json(g.path / "recipe.json", {"seed": 1})
     assert any("hashes to" in line for line in verify(tmp_path))

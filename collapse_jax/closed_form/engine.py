@@ -10,7 +10,8 @@ and never looks inside rows, parameters or statistics. There are three ways to h
 - "pool": all rows a later generation may use lie in one flat array and the table is a mask over it. Runs
   every table for every family.
 - "rows": rows are drawn, reduced to sufficient statistics and forgotten; the table says which accumulators
-  make a mixture. The numbers equal those of "pool" up to rounding.
+  make a mixture. The numbers equal those of "pool" up to the rounding of f32 draws (1e-7), which the compiler
+  may do in another order.
 - "statistics": the statistics themselves are drawn from their law; equal to the others in distribution.
 
 "auto" takes the last of these that the family and the table allow. Families that resample their rows (kernel
