@@ -39,13 +39,14 @@ class Bar:
         self.bar = None
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=10),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
                 transient=True,
             )
-            self.task = self.bar.add_task(title, total=self.total, note="")
+            short = title.partition(" [")[0]  # a terminal line has no room for the arms
+            self.task = self.bar.add_task(short, total=self.total, note="")
             self.bar.start()
 
     def update(self, done: int, note: str = "", later_s: float | None = None) -> None:
@@ -54,7 +55,7 @@ class Bar:
             self.first, self.began = done, time.monotonic()
         left = self.left_s(done)
         whole = None if left is None or later_s is None else left + later_s
-        text = f"{done}/{self.total} {self.unit}  {note}  ETA {duration(left)}, experiment {duration(whole)}"
+        text = f"{done}/{self.total} {self.unit}  {note}  ETA {duration(left)}, in all {duration(whole)}"
         if self.bar is not None:
             self.bar.update(self.task, completed=done, note=text)
         elif time.monotonic() - self.said > LINE_EVERY_S:
