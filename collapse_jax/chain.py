@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -120,13 +121,13 @@ class Chain:
         bar = Bar(self._title(node, "fit"), node.steps, "steps")
         curves = Curves(self.logs, generation.id)
         item, per_row = self.family.items
-        watch = loop.stopwatch()
+        started_s = perf_counter()
         began: list[int] = []
 
         def report(step: int, values: dict[str, float]) -> None:
             curves.write(step, values)
             began[:] = began or [step]
-            rate = (step - began[0]) * size * per_row / max(watch(), 1e-9)
+            rate = (step - began[0]) * size * per_row / max(perf_counter() - started_s, 1e-9)
             bar.update(step, f"loss {values['loss']:.4f}  {rate:,.0f} {item}/s", later_s())
 
         drawn = mixture.realised(node.counts, node.steps * size)

@@ -69,8 +69,6 @@ class Bar:
             return 0.0 if done >= self.total else None
         return (time.monotonic() - self.began) / passed * (self.total - done)
 
-    def close(self, line: str | None = None) -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
-        if line:
-            say(line)

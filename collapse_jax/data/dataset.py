@@ -11,7 +11,8 @@ from typing import Any
 
 from collapse_jax.config import BadInput
 from collapse_jax.data import tokenizers
-from collapse_jax.data.records import RowSource, Spec, sha256_file, spec_from_json
+from collapse_jax.data.records import RowSource, Spec, spec_from_json
+from collapse_jax.files import sha256
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
@@ -66,7 +67,7 @@ class Dataset:
         problems += [
             f"{self.path / name} does not match its sha256"
             for name in sorted(listed.keys() & present)
-            if sha256_file(self.path / name) != listed[name]["sha256"]
+            if sha256(self.path / name) != listed[name]["sha256"]
         ]
         return problems
 

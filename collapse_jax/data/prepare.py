@@ -29,7 +29,8 @@ from collapse_jax.data.dataset import (
     describe,
     open_dataset,
 )
-from collapse_jax.data.records import Row, ShardWriter, Spec, sha256_file, shard_name
+from collapse_jax.data.records import Row, ShardWriter, Spec, shard_name
+from collapse_jax.files import sha256
 
 __all__ = ["Dataset", "TextData", "describe", "open_dataset", "prepare", "write_shards"]
 
@@ -163,7 +164,7 @@ def _fill(partial: Path, settings: TextData, documents: list[str], key: str) -> 
     tokenizer = _tokenizer(settings, groups["train"])
     tokenizer.save(partial / TOKENIZER)
     saved = partial / TOKENIZER
-    files: dict[str, Any] = {TOKENIZER: {"bytes": saved.stat().st_size, "sha256": sha256_file(saved)}}
+    files: dict[str, Any] = {TOKENIZER: {"bytes": saved.stat().st_size, "sha256": sha256(saved)}}
     spec = packing.row_spec(settings.row_length, tokenizer.vocab_size)
     splits = {}
     for name in SPLITS:

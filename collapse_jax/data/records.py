@@ -5,7 +5,6 @@ of its arrays, joined in the order of the spec, one record of an ArrayRecord fil
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from collapse_jax.config import BadInput
+from collapse_jax.files import sha256
 
 Spec = dict[str, tuple[tuple[int, ...], str]]
 """Name -> (shape, dtype name) of each array of a row, e.g. {"tokens": ((256,), "uint16")}."""
@@ -97,12 +97,6 @@ def first_row(batch: Row) -> Row:
     return {name: values[0, ...] for name, values in batch.items()}
 
 
-def sha256_file(path: str | os.PathLike) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def shard_name(index: int, total: int) -> str:
     """`part-00000-of-00003.array_record` for shard 0 of 3."""
     return f"part-{index:05d}-of-{total:05d}.array_record"
@@ -159,7 +153,7 @@ class ShardWriter:
         written.close()
         if rows != self.rows:
             raise OSError(f"cannot write {self.path}: {rows} of {self.rows} rows arrived")
-        info = ShardInfo(self.rows, self._partial.stat().st_size, sha256_file(self._partial))
+        info = ShardInfo(self.rows, self._partial.stat().st_size, sha256(self._partial))
         os.replace(self._partial, self.path)
         return info
 

@@ -1,6 +1,5 @@
 """The training loop: one generation's fit, resumable at its last checkpoint, metrics read a step late."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -121,9 +120,3 @@ def _restore(trainer: Trainer, generation: Generation) -> State | None:
 def load(trainer: Trainer, folder: Path) -> Any:
     """The fitted model in a `checkpoint/fitted` folder. Raises `BadInput`."""
     return checkpoint.load(folder, {"model": trainer.abstract["model"]})["model"]
-
-
-def stopwatch() -> Callable[[], float]:
-    """Seconds since it was made."""
-    began = time.perf_counter()
-    return lambda: time.perf_counter() - began
