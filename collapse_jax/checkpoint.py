@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
+from collapse_jax import processes
 from collapse_jax.config import BadInput
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -64,7 +65,7 @@ def digest(tree: Any) -> str:
     """SHA-256 over the paths, types and values of every array of a tree."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.asarray(jax.device_get(leaf))
+        array = processes.whole(leaf)
         total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()

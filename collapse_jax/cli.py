@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from collapse_jax import config as settings_
+from collapse_jax import processes
 from collapse_jax.config import BadInput
 from collapse_jax.interrupt import Interrupted
 
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"collapse: {error}", file=sys.stderr)
         return 2
+    except processes.Lost as error:
+        print(f"collapse: {error}; run the same command again", file=sys.stderr)
+        return 1
     except Interrupted as stop:
         print(f"collapse: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -147,6 +151,7 @@ def _chain(args: Any, overrides: list[str]) -> Any:
 
 
 def _run_one(config: Any, workdir: Path, store: Path | None) -> int:
+    processes.initialize()
     if _is_closed_form(config):
         from collapse_jax import closed_form
 

@@ -6,16 +6,20 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from collapse_jax import processes
+
 LINE_EVERY_S = 10.0
 
 
 def loud(line: str) -> None:
     """One line on standard error that must not be missed."""
-    print(f"collapse: WARNING: {line}", file=sys.stderr, flush=True)
+    if processes.lead():
+        print(f"collapse: WARNING: {line}", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    if processes.lead():
+        print(line, flush=True)
 
 
 def duration(seconds: float | None) -> str:
@@ -37,7 +41,7 @@ class Bar:
         self.first: int | None = None
         self.console = Console()
         self.bar = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and processes.lead():
             self.bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=10),
@@ -72,3 +76,16 @@ class Bar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class Rate:
+    """Items a second since the first step that was told."""
+
+    def __init__(self, per_step: int):
+        self.per_step = per_step
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, step: int) -> float:
+        now = time.monotonic()
+        self.first = self.first or (step, now)
+        return (step - self.first[0]) * self.per_step / max(now - self.first[1], 1e-9)

@@ -4,6 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+from collapse_jax import processes
+
 _received: int | None = None
 
 
@@ -34,12 +36,15 @@ def caught() -> Iterator[None]:
             signal.signal(s, handler)
 
 
-def wanted() -> bool:
-    """Whether a signal has asked the run to stop."""
-    return _received is not None
+def wanted(step: int = 0, every: int = 1) -> bool:
+    """Whether a signal has asked the run to stop; several processes agree on it each `every` steps."""
+    if processes.count() == 1:
+        return _received is not None
+    return step % every == 0 and processes.any_of(_received is not None)
 
 
 def poll() -> None:
     """Raise `Interrupted` if a signal has come; call where everything done so far is on disk."""
-    if _received is not None:
-        raise Interrupted(_received)
+    processes.alive()
+    if wanted():
+        raise Interrupted(_received or signal.SIGTERM)

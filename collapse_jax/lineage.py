@@ -7,20 +7,36 @@ their digests; `manifest.json` follows, last and atomically, once every stage is
 does not exist; what does not match is set aside and made again.
 """
 
+import functools
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from collapse_jax import faults, files
+from collapse_jax import faults, files, processes
 from collapse_jax.config import BadInput
 from collapse_jax.console import loud
 
 RECIPE_VERSION = 1
 SMALL = 1 << 20  # files up to this size are always hashed, larger ones before they are used
 SET_ASIDE = re.compile(r"\.(damaged|extra|stale)-\d+$")
+
+
+def led(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that touches the disk: process 0 alone runs it, and all take over what it has made of the state."""
+
+    @functools.wraps(method)
+    def run(self: "Generation", *arguments: Any, **options: Any) -> None:
+        def there() -> dict[str, Any]:
+            method(self, *arguments, **options)
+            return {"state": self.state, "committed": self.committed, "manifest": self.manifest}
+
+        found = processes.shared(there)
+        self.state, self.committed, self.manifest = found["state"], found["committed"], found["manifest"]
+
+    return run
 
 
 def generation_id(recipe: dict[str, Any]) -> str:
@@ -41,8 +57,15 @@ class Generation:
         self.path = store / "generations" / self.id
         self.state: dict[str, Any] = {"files": {}, "stages": {}}
         self.committed = False
+        self.manifest: dict[str, Any] = {}
 
     def read(self) -> "Generation":
+        """This generation as far as it has come on disk."""
+        self._load()
+        return self
+
+    @led
+    def _load(self) -> None:
         """Load what the folder says of itself, trusting sizes and the digests of its small files."""
         for name, committed in (("manifest.json", True), ("progress.json", False)):
             if (self.path / name).is_file():
@@ -55,8 +78,8 @@ class Generation:
                 except (BadInput, KeyError, TypeError):
                     aside = files.set_aside(self.path / name, "damaged")
                     loud(f"{self.path / name} is damaged; set aside as {aside.name}")
-        return self
 
+    @led
     def start(self) -> None:
         """Make the folder and write the recipe down."""
         (self.path / "synthetic").mkdir(parents=True, exist_ok=True)
@@ -81,6 +104,7 @@ class Generation:
         )
         return [name for name in found if name not in known and not SET_ASIDE.search(name)]
 
+    @led
     def mend(self, contents: bool = True) -> None:
         """Set damaged and unknown files aside and forget the stages that made them; they will run again."""
         for name in self.extra():
@@ -96,7 +120,7 @@ class Generation:
             loud(f"generation {self.id}: {name} is damaged or missing; set aside, to be made again")
             self._forget(name)
         if bad:
-            self.reopen()
+            self._reopen()
 
     def _forget(self, group: str) -> None:
         """Drop a checkpoint, a shard or a result, and the record of the stage that made it."""
@@ -110,6 +134,7 @@ class Generation:
         if stage is not None:
             self.state["stages"][f"lost {stage}"] = self.state["stages"].pop(stage, {})
 
+    @led
     def refitted(self, parameters: str) -> None:
         """Keep what was made from a lost checkpoint only if the new weights are the same to the bit."""
         lost = self.state["stages"].pop("lost fit", {"parameters": parameters})
@@ -127,30 +152,38 @@ class Generation:
             )
         return path
 
+    @led
     def journal(self, paths: Iterable[Path], **said: Any) -> None:
         """Write down finished files with their digests."""
         for path in paths:
             self.state["files"][path.relative_to(self.path).as_posix()] = files.entry(path) | said
-        self.save()
+        self._save()
 
+    @led
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Write down that a stage is done and what it found."""
         self.state["stages"].pop(f"lost {stage}", None)
         self.state["stages"][stage] = files.finite(result)
-        self.save()
+        self._save()
 
     def result(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage found, or None while it is not done."""
         return self.state["stages"].get(stage)
 
+    @led
     def save(self) -> None:
+        """Write the journal."""
+        self._save()
+
+    def _save(self) -> None:
         files.write_json(self.path / "progress.json", sealed(self.state))
 
+    @led
     def drop(self, folder: Path) -> None:
         """Forget a finished folder (an old checkpoint) and remove it, in the order that survives a crash."""
         prefix = folder.relative_to(self.path).as_posix() + "/"
         self.state["files"] = {k: v for k, v in self.state["files"].items() if not k.startswith(prefix)}
-        self.save()
+        self._save()
         shutil.rmtree(folder)
 
     def shards(self) -> list[tuple[Path, dict[str, Any]]]:
@@ -164,6 +197,41 @@ class Generation:
         """Digests of the shards that hold the first `rows` rows: what a child was really trained on."""
         return [said["sha256"] for _, said in self.shards() if said["first"] < rows]
 
+    @led
+    def renumber(self, names: dict[int, str]) -> None:
+        """Give the shards, by their first rows, the names they have in a larger set: link, write down, unlink."""
+        moves = [
+            (path, path.with_name(names[said["first"]]), said)
+            for path, said in self.shards()
+            if path.name != names[said["first"]]
+        ]
+        known = self.state["files"]
+        for path, new, said in moves:
+            new.unlink(missing_ok=True)
+            new.hardlink_to(path)
+            del known[path.relative_to(self.path).as_posix()]
+            known[new.relative_to(self.path).as_posix()] = said
+        if moves:
+            self._save()
+        for path, _, _ in moves:
+            path.unlink()
+
+    @led
+    def write(self, name: str, value: Any) -> None:
+        """Write a small JSON file of the generation and write it down."""
+        path = self.path / name
+        files.write_json(path, value)
+        self.state["files"][name] = files.entry(path)
+        self._save()
+
+    @led
+    def set_aside(self, why: str) -> None:
+        """Put the whole folder aside and begin with none."""
+        aside = files.set_aside(self.path, why)
+        loud(f"generation {self.id} is {why}; set aside as {aside.name}")
+        self.state, self.committed = {"files": {}, "stages": {}}, False
+
+    @led
     def commit(self, facts: dict[str, Any]) -> None:
         """The generation exists from the moment its manifest does."""
         faults.point("commit/before")
@@ -172,9 +240,13 @@ class Generation:
         faults.point("commit/after")
         self.committed = True
 
+    @led
     def reopen(self) -> None:
         """Back to work on a committed generation, e.g. to sample more rows; nothing finished is lost."""
-        self.save()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._save()
         (self.path / "manifest.json").unlink(missing_ok=True)
         self.committed = False
 

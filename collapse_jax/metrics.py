@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+from collapse_jax import processes
 from collapse_jax.files import finite
 
 _compiled = 0
@@ -45,19 +47,21 @@ class Timings:
             self.units[line["stage"]] += line["units"]
 
     @contextmanager
-    def stage(self, name: str, generation: str, units: Callable[[], int]) -> Iterator[None]:
-        """Time a stage; `units()` is asked at its end (steps, rows)."""
+    def stage(self, name: str, generations: Sequence[str], units: Callable[[], int]) -> Iterator[None]:
+        """Time a stage of some generations side by side; `units()` is asked at its end (steps, rows)."""
+        processes.at(f"{name} {','.join(generations)}")
         began, compiled = perf_counter(), compilations()
         yield
         line = {
-            "generation_id": generation,
+            "generation_id": ",".join(generations),
             "stage": name,
             "seconds": round(perf_counter() - began, 4),
             "units": units(),
             "compilations": compilations() - compiled,
         }
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
+        if processes.lead():
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
         self._learn(line)
 
     def estimate(self, stage: str, units: int) -> float | None:
@@ -82,9 +86,14 @@ class Curves:
 
     def __init__(self, folder: Path, generation: str):
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / f"{generation}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        path = folder / f"{generation}.jsonl" if processes.lead() else os.devnull
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self.board = self.profile = None
-        if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
+        if (
+            processes.lead()
+            and importlib.util.find_spec("tensorflow")
+            and importlib.util.find_spec("tensorboard")
+        ):
             from clu import metric_writers, periodic_actions
 
             self.board = metric_writers.create_default_writer(str(folder / generation), asynchronous=False)
