@@ -1,5 +1,6 @@
 """`collapse bench`: training and sampling speed at the shapes of a config, as medians over repeated steps."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,39 +15,38 @@ from collapse_jax import chain, run
 from collapse_jax import mesh as meshes
 from collapse_jax.console import say
 from collapse_jax.experiment import Experiment
+from collapse_jax.lanes import axis, filled, stack
 from collapse_jax.sampling.writer import Sampler
 from collapse_jax.training.step import Trainer
 
 
 def main(experiment: Experiment, store: Path, seconds: float, as_json: bool) -> dict[str, Any]:
     """Measure for `seconds` each and print; rows are real rows of the config's data."""
-    mesh = meshes.make(experiment.mesh.data, experiment.mesh.model)
-    dataset, family, _ = run.prepare(experiment, store)
-    trainer = Trainer(family, experiment.train, mesh)
-    sampler = Sampler(family, experiment.writing, mesh)
+    mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
+    dataset, family, graph = run.prepare(experiment, store)
+    trainer = Trainer(family, experiment.train, mesh, graph.lanes)
+    sampler = Sampler(family, experiment.writing, mesh, graph.lanes)
     real = dataset.rows("train")
     batch_rows, sample_rows = experiment.train.batch_size, experiment.writing.batch_size
     placed = [
-        jax.device_put(
-            real.take(np.arange(i * batch_rows, (i + 1) * batch_rows) % len(real)), meshes.rows(mesh)
-        )
+        _placed(trainer, real.take(np.arange(i * batch_rows, (i + 1) * batch_rows) % len(real)))
         for i in range(8)
     ]
-    state = trainer.init(trainer.fresh_key(0, 1))
-    parameters = sum(x.size for x in jax.tree.leaves(state["model"]))
-    steps = jax.device_put(np.float32(10_000), meshes.replicated(mesh))
-    key = jax.device_put(jax.random.key(0), meshes.replicated(mesh))
+    keys = stack([trainer.fresh_key(0, 1)], graph.lanes)
+    state = trainer.init(keys)
+    parameters = sum(x.size for x in jax.tree.leaves(trainer.abstract["model"]))
+    steps = meshes.place(mesh, np.float32(10_000))
 
     def step(i: int) -> None:
         nonlocal state
-        state, metrics = trainer.step(state, placed[i % len(placed)], steps, key)
+        state, metrics = trainer.step(state, placed[i % len(placed)], steps, keys)
         jax.block_until_ready(metrics["loss"])
 
     first_step, step_s = _timed(step, seconds)
-    model = state["model"]
+    model = trainer.fitted(state)
 
     def sample(i: int) -> None:
-        for _ in sampler.rows(model, i, 1, real, 0, sample_rows):
+        for _ in sampler.batches(model, [(i, 1)], [[(0, sample_rows)]], real):
             pass
 
     first_sample, sample_s = _timed(sample, seconds)
@@ -68,6 +68,11 @@ def main(experiment: Experiment, store: Path, seconds: float, as_json: bool) -> 
     }
     say(json.dumps(found) if as_json else "\n".join(f"{k:22} {_words(v)}" for k, v in found.items()))
     return found
+
+
+def _placed(trainer: Trainer, batch: Any) -> Any:
+    whole = jax.tree.map(lambda *xs: np.stack(xs), *filled([batch], trainer.lanes))
+    return meshes.place(trainer.mesh, whole, axis(trainer.lanes), "data")
 
 
 def _timed(call: Callable[[int], None], seconds: float) -> tuple[float, list[float]]:

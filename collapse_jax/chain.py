@@ -6,22 +6,23 @@ so the same call starts a generation, resumes it, mends it or finds nothing to d
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import jax
-from flax import nnx
 
 from collapse_jax import __version__, faults, files, rng
+from collapse_jax import mesh as meshes
 from collapse_jax.config import BadInput
-from collapse_jax.console import Bar, loud
+from collapse_jax.console import Bar, Rate, loud
 from collapse_jax.data import mixture
 from collapse_jax.data.records import RowSource
 from collapse_jax.experiment import Experiment, Graph, Node
 from collapse_jax.families import Family
+from collapse_jax.lanes import stack
 from collapse_jax.lineage import Generation
 from collapse_jax.metrics import Curves, Timings
 from collapse_jax.sampling import writer
@@ -29,7 +30,8 @@ from collapse_jax.training import loop
 from collapse_jax.training.evaluate import Evaluator
 from collapse_jax.training.step import State, Trainer
 
-SHOWN = 8  # sampled rows kept as text for people
+SHOWN = 64  # rows that a family is given to make something of for people to look at
+BATCH = 4096
 
 
 class Chain:
@@ -49,37 +51,44 @@ class Chain:
         self.store, self.mesh = store, mesh
         self.timings = Timings(workdir / "timings.jsonl")
         self.logs = workdir / "logs"
-        self.trainer = Trainer(family, experiment.train, mesh)
-        self.evaluator = Evaluator(family, mesh)
-        self.sampler = writer.Sampler(family, experiment.writing, mesh)
+        lanes = graph.lanes
+        self.trainer = Trainer(family, experiment.train, mesh, lanes)
+        self.evaluator = Evaluator(family, mesh, lanes)
+        self.sampler = writer.Sampler(family, experiment.writing, mesh, lanes)
         self.real = dataset.rows("train")
         self.test = dataset.rows("test")
-        self.first: tuple[str, nnx.Module] | None = None
         self.trusted: set[str] = set()
 
     def generation(self, name: str) -> Generation:
         """The folder of a node, as far as it has come."""
         return Generation(self.store, self.graph.nodes[name].recipe).read()
 
-    def advance(self, node: Node, later_s: Callable[[], float | None]) -> Generation:
-        """Bring one generation to its commit; returns at once when there is nothing to do."""
+    def advance(self, nodes: Sequence[Node], later_s: Callable[[], float | None]) -> list[Generation]:
+        """Bring a group of generations, one of each seed, to their commits, side by side."""
+        lanes = [Lane(node, self._ready(node)) for node in nodes]
+        open_ = [lane for lane in lanes if not lane.generation.committed or self._hungry(lane)]
+        if open_:
+            for lane in open_:
+                if lane.generation.committed:
+                    lane.generation.reopen()
+                lane.generation.start()
+            self._fit(open_, later_s)
+            models = Models(self.trainer)
+            self._evaluate(open_, models)
+            self._sample(open_, models, later_s)
+            self._measure(open_)
+            for lane in open_:
+                self._commit(lane)
+        return [lane.generation for lane in lanes]
+
+    def _ready(self, node: Node) -> Generation:
+        """The generation of a node with nothing in it that is stale or damaged, and sound parents."""
         generation = self.generation(node.id)
         self._refuse_stale(node, generation)
         generation.mend(contents=not generation.committed)
-        if generation.committed and not self._hungry(node, generation):
-            return generation
-        for parent in {*node.parents.values(), node.first, node.latest} - {node.id}:
-            self._trust(parent)
-        if generation.committed:
-            generation.reopen()
-        generation.start()
-        state = self._fit(node, generation, later_s)
-        if not diverged(generation):
-            self._evaluate(node, generation, state)
-            self._sample(node, generation, state, later_s)
-        if not diverged(generation):
-            self._measure(node, generation)
-        self._commit(node, generation)
+        if not generation.committed or self._hungry(Lane(node, generation)):
+            for parent in {*node.parents.values(), node.first, node.latest} - {node.id}:
+                self._trust(parent)
         return generation
 
     def _trust(self, name: str) -> None:
@@ -89,77 +98,72 @@ class Chain:
         generation = self.generation(name)
         generation.mend(contents=True)
         if not generation.committed:
-            self.advance(self.graph.nodes[name], lambda: None)
+            self.advance([self.graph.nodes[name]], lambda: None)
         self.trusted.add(name)
 
-    def _hungry(self, node: Node, generation: Generation) -> bool:
-        have = sum(said["rows"] for _, said in generation.shards())
-        return have < node.sample_rows and not diverged(generation)
+    def _hungry(self, lane: "Lane") -> bool:
+        have = sum(said["rows"] for _, said in lane.generation.shards())
+        return have < lane.node.sample_rows and not lane.diverged
 
     def _refuse_stale(self, node: Node, generation: Generation) -> None:
         """Set a generation aside whose parents' rows are no longer those it was fitted on."""
         fitted_on = (generation.result("fit") or {}).get("inputs")
         if fitted_on is None or fitted_on == self._inputs(node):
             return
-        aside = files.set_aside(generation.path, "stale")
-        loud(f"generation {node.id} was fitted on rows its parents no longer hold; set aside as {aside.name}")
-        generation.state, generation.committed = {"files": {}, "stages": {}}, False
+        loud(f"generation {node.id} was fitted on rows its parents no longer hold")
+        generation.set_aside("stale")
 
     def _inputs(self, node: Node) -> dict[str, list[str]]:
         """Digests of the synthetic shards a fit reads, by parent."""
         taken = {node.parents[s.source]: s.start + s.rows for s in node.mixture.slices if s.source}
         return {name: self.generation(name).shards_covering(rows) for name, rows in taken.items()}
 
-    def _title(self, node: Node, stage: str) -> str:
-        return f"{stage} generation {node.generation}, seed {node.seed} [{', '.join(node.arms)}]"
+    def _fit(self, lanes: Sequence["Lane"], later_s: Callable[[], float | None]) -> None:
+        todo = [lane for lane in lanes if lane.generation.result("fit") is None]
+        if not todo:
+            return
+        steps, (item, per_row) = todo[0].node.steps, self.family.items
+        rate = Rate(len(todo) * self.experiment.train.batch_size * per_row)
+        with ExitStack() as stack:
+            bar = stack.enter_context(closing(Bar(_title(todo, "fit"), steps, "steps")))
+            fits = []
+            for lane in todo:
+                curves = stack.enter_context(closing(Curves(self.logs, lane.generation.id)))
 
-    def _fit(self, node: Node, generation: Generation, later_s: Callable[[], float | None]) -> State:
-        if generation.result("fit") is not None:
-            folder = generation.path / "checkpoint" / "fitted"
-            return {"model": loop.load(self.trainer, folder)} if self._needs_model(node, generation) else {}
-        size = self.experiment.train.batch_size
-        bar = Bar(self._title(node, "fit"), node.steps, "steps")
-        curves = Curves(self.logs, generation.id)
-        item, per_row = self.family.items
-        started_s = perf_counter()
-        began: list[int] = []
+                def report(step: int, values: dict[str, float], curves: Curves = curves) -> None:
+                    curves.write(step, values)
+                    bar.update(step, f"loss {values['loss']:.4f}  {rate(step):,.0f} {item}/s", later_s())
 
-        def report(step: int, values: dict[str, float]) -> None:
-            curves.write(step, values)
-            began[:] = began or [step]
-            rate = (step - began[0]) * size * per_row / max(perf_counter() - started_s, 1e-9)
-            bar.update(step, f"loss {values['loss']:.4f}  {rate:,.0f} {item}/s", later_s())
+                fits.append(self._plan_fit(lane.node, lane.generation, report))
+            ids = [lane.generation.id for lane in todo]
+            with self.timings.stage("fit", ids, lambda: steps * len(todo)):
+                loop.fit(self.trainer, fits, steps, lambda: self._begin([lane.node for lane in todo]))
 
-        drawn = mixture.realised(node.counts, node.steps * size)
-        plan = loop.Fit(
-            node.steps,
+    def _plan_fit(self, node: Node, generation: Generation, report: Callable) -> loop.Fit:
+        drawn = mixture.realised(node.counts, node.steps * self.experiment.train.batch_size)
+        return loop.Fit(
+            generation,
             rng.key("loss", node.seed, node.generation),
             lambda step: self._batches(node, step),
-            lambda: self._begin(node),
             report,
             {"inputs": self._inputs(node), "drawn": list(drawn)},
         )
-        try:
-            with self.timings.stage("fit", generation.id, lambda: node.steps):
-                return loop.fit(self.trainer, generation, plan)
-        finally:
-            curves.close()
-            bar.close()
 
-    def _begin(self, node: Node) -> State:
-        weights = node.recipe["weights"]
-        if weights == "fresh":
-            return self.trainer.init(self.trainer.fresh_key(node.seed, node.generation))
-        folder = Path(self.experiment.train.init)
-        if weights in self.graph.nodes:
-            folder = self.generation(weights).path / "checkpoint" / "fitted"
-        return self.trainer.start(loop.load(self.trainer, folder))
+    def _begin(self, nodes: Sequence[Node]) -> State:
+        weights = [node.recipe["weights"] for node in nodes]
+        if weights[0] == "fresh":
+            keys = [self.trainer.fresh_key(node.seed, node.generation) for node in nodes]
+            return self.trainer.init(stack(keys, self.trainer.lanes))
+        given = Path(self.experiment.train.init)
+        parents = {w: Lane(self.graph.nodes[w], self.generation(w)) for w in weights if w in self.graph.nodes}
+        models = [loop.load(self.trainer, parents[w].fitted if w in parents else given) for w in weights]
+        return self.trainer.start(stack(models, self.trainer.lanes))
 
     @contextmanager
     def _batches(self, node: Node, step: int) -> Iterator[Iterator[dict[str, Any]]]:
         """The training batches of a node from a step on, and the shards they come from, open for as long."""
-        size, processes = self.experiment.train.batch_size, jax.process_count()
-        seed, draws = (node.seed, node.generation), node.steps * self.experiment.train.batch_size
+        size = self.experiment.train.batch_size
+        seed, draws = (node.seed, node.generation), node.steps * size
         with ExitStack() as stack:
             parts = []
             for s in node.mixture.slices:
@@ -168,84 +172,89 @@ class Chain:
                     rows = stack.enter_context(self._samples(node.parents[s.source]))
                 parts.append((rows, s.start, s.rows))
             yield stack.enter_context(
-                mixture.Batches(parts, node.counts, draws, size, seed, step, jax.process_index(), processes)
+                mixture.Batches(parts, node.counts, draws, size, seed, step, *meshes.reader(self.mesh))
             )
 
     def _samples(self, name: str) -> RowSource:
         shards = self.generation(name).shards()
         return RowSource([(path, said["rows"]) for path, said in shards], self.family.spec)
 
-    def _needs_model(self, node: Node, generation: Generation) -> bool:
-        done = all(generation.result(s) is not None for s in ("evaluate", "sample"))
-        return not done or self._hungry(node, generation)
-
-    def _evaluate(self, node: Node, generation: Generation, state: State) -> None:
-        if generation.result("evaluate") is not None:
+    def _evaluate(self, lanes: Sequence["Lane"], models: "Models") -> None:
+        todo = [x for x in lanes if x.generation.result("evaluate") is None and not x.diverged]
+        if not todo:
             return
-        with self.timings.stage("evaluate", generation.id, lambda: len(self.test)):
-            found = self.family.derive(self.evaluator(state["model"], self._held_out(self.test)))
+        ids = [lane.generation.id for lane in todo]
+        with self.timings.stage("evaluate", ids, lambda: len(self.test) * len(todo)):
+            found = self.evaluator(models.of(todo), [self._in_order(self.test) for _ in todo])
         faults.point("evaluate/end")
-        generation.finish("evaluate", {"metrics": found})
+        for lane, metrics in zip(todo, found, strict=True):
+            lane.generation.finish("evaluate", {"metrics": self.family.derive(metrics)})
 
-    def _held_out(self, source: RowSource) -> Iterator[Any]:
-        rows = min(self.experiment.evaluate.rows or len(source), len(source))
-        return mixture.in_order(source, 0, rows, self.experiment.evaluate.batch_size)
+    def _in_order(self, source: RowSource, rows: int = 0) -> Iterator[Any]:
+        rows = min(self.experiment.evaluate.rows or len(source), rows or len(source))
+        size = self.experiment.evaluate.batch_size
+        return mixture.in_order(source, 0, rows, size, *meshes.reader(self.mesh))
 
-    def _sample(
-        self, node: Node, generation: Generation, state: State, later_s: Callable[[], float | None]
-    ) -> None:
-        if generation.result("sample") is not None and not self._hungry(node, generation):
+    def _sample(self, lanes: Sequence["Lane"], models: "Models", later_s: Callable[[], float | None]) -> None:
+        def due(lane: Lane) -> bool:
+            return (lane.generation.result("sample") is None or self._hungry(lane)) and not lane.diverged
+
+        todo = [lane for lane in lanes if due(lane)]
+        if not todo:
             return
-        bar = Bar(self._title(node, "sample"), node.sample_rows, "rows")
-        try:
-            with self.timings.stage("sample", generation.id, lambda: node.sample_rows):
-                whole = writer.write(
-                    self.sampler,
-                    state["model"],
-                    generation,
-                    self.real,
-                    node.sample_rows,
-                    lambda rows: bar.update(rows, later_s=later_s()),
-                )
-        finally:
-            bar.close()
-        generation.finish("sample", {"diverged_at": None if whole else "sampling"})
+        ids, rows = [lane.generation.id for lane in todo], [lane.node.sample_rows for lane in todo]
+        with (
+            closing(Bar(_title(todo, "sample"), sum(rows), "rows")) as bar,
+            self.timings.stage("sample", ids, lambda: sum(rows)),
+        ):
+            whole = writer.write(
+                self.sampler,
+                models.of(todo),
+                [lane.generation for lane in todo],
+                self.real,
+                rows,
+                lambda count: bar.update(count, later_s=later_s()),
+            )
+        for lane, finite in zip(todo, whole, strict=True):
+            lane.generation.finish("sample", {"diverged_at": None if finite else "sampling"})
 
-    def _measure(self, node: Node, generation: Generation) -> None:
-        if generation.result("measure") is not None:
+    def _measure(self, lanes: Sequence["Lane"]) -> None:
+        todo = [x for x in lanes if x.generation.result("measure") is None and not x.diverged]
+        if not todo:
             return
-        rows = node.recipe["rows"]
-        asked = min(self.experiment.evaluate.rows or rows, rows)
-        with self.timings.stage("measure", generation.id, lambda: rows), self._samples(node.id) as samples:
-            found = self.family.measure(_batches(samples, rows), _batches(self.real, rows))
-            scored = mixture.in_order(samples, 0, asked, self.experiment.evaluate.batch_size)
-            found["sample_loss_under_first"] = self.evaluator(self._first(node), scored)["test_loss"]
-            shown = {"lines": [self.family.show(samples[i]) for i in range(min(SHOWN, len(samples)))]}
-        files.write_json(generation.path / "show.json", shown)
-        generation.journal([generation.path / "show.json"])
-        faults.point("measure/end")
-        generation.finish("measure", {"metrics": found})
+        ids, rows = [lane.generation.id for lane in todo], todo[0].node.recipe["rows"]
+        with self.timings.stage("measure", ids, lambda: rows * len(todo)), ExitStack() as stack:
+            samples = [stack.enter_context(self._samples(lane.node.id)) for lane in todo]
+            nodes = [self.graph.nodes[lane.node.first] for lane in todo]
+            first = Models(self.trainer).of([Lane(n, self.generation(n.id)) for n in nodes])
+            scored = self.evaluator(first, [self._in_order(source, rows) for source in samples])
+            for lane, source, found in zip(todo, samples, scored, strict=True):
+                metrics, shown = self._judge(lane, source, rows)
+                metrics["sample_loss_under_first"] = found["test_loss"]
+                lane.generation.write("show.json", shown)
+                faults.point("measure/end")
+                lane.generation.finish("measure", {"metrics": metrics})
 
-    def _first(self, node: Node) -> nnx.Module:
-        """The model of generation 1 of this lineage, kept while nodes ask for the same."""
-        if self.first is None or self.first[0] != node.first:
-            folder = self.generation(node.first).path / "checkpoint" / "fitted"
-            self.first = (node.first, loop.load(self.trainer, folder))
-        return self.first[1]
+    def _judge(self, lane: "Lane", samples: RowSource, rows: int) -> tuple[dict[str, float], dict[str, Any]]:
+        """What the family makes of a generation: its metrics and what people look at."""
+        model = loop.load(self.trainer, lane.fitted)
+        metrics = self.family.measure(model, Whole(samples, rows), Whole(self.real, rows), Whole(self.test))
+        few = [source.read(0, min(SHOWN, len(source))) for source in (samples, self.real)]
+        return metrics, self.family.show(model, *few, rng.key("show", lane.node.seed))
 
-    def _commit(self, node: Node, generation: Generation) -> None:
-        with self.timings.stage("commit", generation.id, lambda: 1):
+    def _commit(self, lane: "Lane") -> None:
+        node, generation = lane.node, lane.generation
+        with self.timings.stage("commit", [generation.id], lambda: 1):
             fit = generation.result("fit") or {}
             metrics = {"train_loss": {"value": fit["train_loss"], "split": "mixture"}}
             for stage, split in (("evaluate", "real_test"), ("measure", "synthetic")):
                 for name, value in (generation.result(stage) or {"metrics": {}})["metrics"].items():
                     metrics[name] = {"value": value, "split": split}
             metrics.setdefault("test_loss", {"value": None, "split": "real_test"})
-            files.write_json(generation.path / "metrics.json", metrics)
-            generation.journal([generation.path / "metrics.json"])
+            generation.write("metrics.json", metrics)
             generation.commit(
                 {
-                    "status": "diverged" if diverged(generation) else "committed",
+                    "status": "diverged" if lane.diverged else "committed",
                     "parents": sorted(node.parents.values()),
                     "parameters": fit["parameters"],
                     "rows": node.sample_rows,
@@ -256,15 +265,54 @@ class Chain:
             )
 
 
-def diverged(generation: Generation) -> bool:
-    """Whether a stage met a number that is not finite."""
-    return any(result.get("diverged_at") is not None for result in generation.state["stages"].values())
+@dataclass(frozen=True)
+class Lane:
+    """A node at work and its folder."""
+
+    node: Node
+    generation: Generation
+
+    @property
+    def fitted(self) -> Path:
+        return self.generation.path / "checkpoint" / "fitted"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a stage met a number that is not finite."""
+        results = self.generation.state["stages"].values()
+        return any(result.get("diverged_at") is not None for result in results)
 
 
-def _batches(source: RowSource, rows: int, size: int = 4096) -> Iterator[dict[str, Any]]:
-    """The first `rows` rows in batches."""
-    for first in range(0, min(rows, len(source)), size):
-        yield source.read(first, min(first + size, rows, len(source)))
+class Models:
+    """The fitted models of some lanes side by side; those asked for last are kept."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.loaded: tuple[list[str], Any] = ([], None)
+
+    def of(self, lanes: Sequence[Lane]) -> Any:
+        """The models of these lanes [G, ...]."""
+        ids = [lane.node.id for lane in lanes]
+        if self.loaded[0] != ids:
+            models = [loop.load(self.trainer, lane.fitted) for lane in lanes]
+            self.loaded = ids, stack(models, self.trainer.lanes)
+        return self.loaded[1]
+
+
+class Whole:
+    """The first rows of a source in batches, as often as they are asked for."""
+
+    def __init__(self, source: RowSource, rows: int = 0):
+        self.source, self.rows = source, min(rows or len(source), len(source))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for first in range(0, self.rows, BATCH):
+            yield self.source.read(first, min(first + BATCH, self.rows))
+
+
+def _title(lanes: Sequence[Lane], stage: str) -> str:
+    node, seeds = lanes[0].node, ", ".join(str(lane.node.seed) for lane in lanes)
+    return f"{stage} generation {node.generation}, seed {seeds} [{', '.join(node.arms)}]"
 
 
 def versions() -> dict[str, str]:

@@ -28,10 +28,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class MeshShape:
-    """Devices along the two axes; data = -1 takes what `model` leaves."""
+    """Devices along the axes; data = -1 takes what the others leave.
+
+    fsdp: weights and optimizer are split over `data` too, for models that one device cannot hold.
+    """
 
     data: int = number(-1, -1, identity=False)
     model: int = number(1, 1, identity=False)
+    seed: int = number(1, 1, identity=False)
+    fsdp: bool = field(default=False, metadata={"identity": False})
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Experiment:
     """Everything a chain experiment is.
 
     rows: n, real rows generation 1 is fitted on, and rows each generation samples (0 = all there are).
+    together: seeds trained side by side in one program (0: one on a CPU, which a single seed fills; on other
+        devices as many as have 32M parameters together).
     reference: published curves, each {"label", "arm", "metric", "points": [[generation, value], ...]}.
     """
 
@@ -47,6 +54,7 @@ class Experiment:
     rows: int = number(0, 0)
     generations: int = number(5, 1)
     seeds: tuple = (0, 1)
+    together: int = number(0, 0, identity=False)
     model: Any = None
     data: Any = None
     sample: Any = None
@@ -110,11 +118,34 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """nodes: id -> Node in the order they run; ids: arm -> seed -> ids of generations 1, 2, ..."""
+    """nodes: id -> Node in the order they run; ids: arm -> seed -> ids of generations 1, 2, ...
+
+    lanes: seeds that run side by side.
+    """
 
     nodes: dict[str, Node]
     ids: dict[str, dict[int, tuple[str, ...]]]
     workflows: dict[str, Workflow]
+    lanes: int = 1
+
+    def groups(self) -> list[list[Node]]:
+        """The nodes in the order they run, those side by side together: one generation of up to `lanes` seeds.
+
+        What is in a group follows from the experiment alone, never from what is already done.
+        """
+        seeds = list(next(iter(self.ids.values())))
+        chunks = [seeds[at : at + self.lanes] for at in range(0, len(seeds), self.lanes)]
+        generations = len(next(iter(next(iter(self.ids.values())).values())))
+        found: list[list[Node]] = []
+        seen: set[str] = set()
+        for t in range(generations):
+            for chunk in chunks:
+                for lines in self.ids.values():
+                    names = [lines[seed][t] for seed in chunk if lines[seed][t] not in seen]
+                    seen.update(names)
+                    if names:
+                        found.append([self.nodes[name] for name in names])
+        return found
 
     @property
     def per_arm(self) -> int:
@@ -122,7 +153,9 @@ class Graph:
         return sum(len(ids) for seeds in self.ids.values() for ids in seeds.values())
 
 
-def plan(experiment: Experiment, data_digest: str, real_rows: int, init_digest: str = "") -> Graph:
+def plan(
+    experiment: Experiment, data_digest: str, real_rows: int, init_digest: str = "", lanes: int = 1
+) -> Graph:
     """The graph of an experiment on `real_rows` real training rows. Raises `BadInput`."""
     rows = experiment.rows or real_rows
     workflows = {
@@ -146,7 +179,7 @@ def plan(experiment: Experiment, data_digest: str, real_rows: int, init_digest: 
                         parent = nodes[line[s.source - 1]]
                         parent.sample_rows = max(parent.sample_rows, s.start + s.rows)
     ids = {a: {s: tuple(lines[a, s]) for s in experiment.seeds} for a in workflows}
-    return Graph(nodes, ids, workflows)
+    return Graph(nodes, ids, workflows, lanes)
 
 
 def _check(experiment: Experiment, arm: str, workflow: Workflow, real_rows: int) -> None:

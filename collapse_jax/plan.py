@@ -1,25 +1,29 @@
 """`collapse plan`: what a run would do and cost, without training."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from collapse_jax import mesh as meshes
 from collapse_jax import run
 from collapse_jax.data.records import row_dtype
 from collapse_jax.experiment import Experiment
+from collapse_jax.lanes import axis, stack
 from collapse_jax.lineage import Generation
-from collapse_jax.training.step import Trainer
+from collapse_jax.training.step import State, Trainer
 
 SHOWN = 12  # rows and columns of a workflow table that fit a terminal
 
 
 def describe(experiment: Experiment, store: Path) -> str:
     """Workflow tables, generations to run and shared, parameters, FLOPs, bytes and memory, as text."""
-    mesh = meshes.make(experiment.mesh.data, experiment.mesh.model)
+    mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
     dataset, family, graph = run.prepare(experiment, store)
-    trainer = Trainer(family, experiment.train, mesh)
+    trainer = Trainer(family, experiment.train, mesh, graph.lanes)
     state = trainer.abstract
     parameters = sum(x.size for x in jax.tree.leaves(state["model"]))
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -66,14 +70,21 @@ def _table(table: np.ndarray) -> list[str]:
 
 def _step_memory(trainer: Trainer, experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """Temporaries of the compiled training step on one device."""
+    state, keys = jax.eval_shape(lambda: _first(trainer))
+    where, rows = NamedSharding(mesh, P(axis(trainer.lanes), "data")), experiment.train.batch_size
     batch = {
-        name: jax.ShapeDtypeStruct((experiment.train.batch_size, *shape), dtype, sharding=meshes.rows(mesh))
+        name: jax.ShapeDtypeStruct((trainer.lanes, rows, *shape), dtype, sharding=where)
         for name, (shape, dtype) in trainer.family.spec.items()
     }
     scalar = jax.ShapeDtypeStruct((), np.float32, sharding=meshes.replicated(mesh))
-    compiled = trainer.step.lower(trainer.abstract, batch, scalar, jax.random.key(0)).compile()
+    compiled = trainer.step.lower(state, batch, scalar, keys).compile()
     analysis = compiled.memory_analysis()
     return _bytes(analysis.temp_size_in_bytes) if analysis is not None else "unknown memory"
+
+
+def _first(trainer: Trainer) -> tuple[State, jax.Array]:
+    keys = stack([jax.random.key(0)], trainer.lanes)
+    return trainer.init(keys), keys
 
 
 def _bytes(count: float) -> str:

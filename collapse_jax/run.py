@@ -1,5 +1,6 @@
 """`collapse run`: from settings to committed generations, records and report, doing only what is missing."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,28 +11,41 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
-from collapse_jax import chain, families, faults, files, interrupt, lock, report
+from collapse_jax import chain, families, faults, files, interrupt, lock, processes, report
 from collapse_jax import config as settings_
 from collapse_jax import mesh as meshes
 from collapse_jax.chain import Chain
+from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
 from collapse_jax.experiment import Experiment, Graph, Node, plan
 from collapse_jax.metrics import compilations
 
 REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report while it runs
+TOGETHER = 32_000_000  # parameters trained side by side: enough to fill a chip, small beside its memory
 
 
 def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int:
     """Run or resume; exit code 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
     store = (store or workdir).resolve()
-    mesh = meshes.make(experiment.mesh.data, experiment.mesh.model)
+    mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
     with ExitStack() as stack:
-        for folder in dict.fromkeys((workdir.resolve(), store)):
-            files.make_folder(folder)
-            stack.enter_context(lock.owned(folder))
+
+        def own() -> None:
+            for folder in dict.fromkeys((workdir.resolve(), store)):
+                files.make_folder(folder)
+                stack.enter_context(lock.owned(folder))
+            if processes.count() > 1:  # made by one, without the others' devices, and found by all
+                jax.set_mesh(None)
+                families.kind(experiment.family).prepare(experiment.data, store)
+                jax.set_mesh(mesh)
+
+        processes.shared(own)
         stack.enter_context(interrupt.caught())
-        return Run(experiment, workdir, store, mesh).all()
+        code = Run(experiment, workdir, store, mesh).all()
+        processes.barrier("end")
+        return code
 
 
 def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, Graph]:
@@ -41,7 +55,25 @@ def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, 
     family = kind.build(experiment.model, experiment.data, experiment.sample, dataset)
     init = experiment.train.init
     digest = "" if init in ("fresh", "parent") else chain.weights_digest(init)
-    return dataset, family, plan(experiment, dataset.digest, len(dataset.rows("train")), digest)
+    rows, lanes = len(dataset.rows("train")), _lanes(experiment, family)
+    return dataset, family, plan(experiment, dataset.digest, rows, digest, lanes)
+
+
+def _lanes(experiment: Experiment, family: families.Family) -> int:
+    """Seeds that run side by side: as many in every group as `together` allows. Raises `BadInput`."""
+    seeds, ways, asked = len(experiment.seeds), experiment.mesh.seed, experiment.together
+    if not asked and jax.default_backend() == "cpu":
+        asked = ways
+    elif not asked:
+        model = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
+        asked = max(ways, TOGETHER // sum(x.size for x in jax.tree.leaves(model)))
+    groups = -(-seeds // asked)
+    lanes = -(-seeds // groups)
+    if lanes % ways:
+        raise BadInput(
+            f"mesh.seed={ways} does not divide the {lanes} seeds side by side; change seeds or together"
+        )
+    return lanes
 
 
 class Run:
@@ -66,20 +98,24 @@ class Run:
         self._write_experiment()
         self._introduce()
         began = time.perf_counter()
-        nodes = list(self.graph.nodes.values())
-        for at, node in enumerate(nodes):
+        groups = self.graph.groups()
+        for at, group in enumerate(groups):
             interrupt.poll()
-            if self._blocked(node):
-                self.status[node.id] = "blocked"
+            blocked = [node for node in group if self._blocked(node)]
+            self.status |= {node.id: "blocked" for node in blocked}
+            free = [node for node in group if node not in blocked]
+            if not free:
                 continue
-            before = compilations()
-            known = self.status[node.id]
-            later = nodes[at + 1 :]
-            generation = self.chain.advance(node, lambda later=later: self._estimate(later))
-            self.compiled[node.generation] = self.compiled.get(node.generation, 0) + compilations() - before
-            self.status[node.id] = generation.manifest["status"]
-            if known != self.status[node.id]:
+            before, t = compilations(), group[0].generation
+            later = [node for following in groups[at + 1 :] for node in following]
+            generations = self.chain.advance(free, lambda later=later: self._estimate(later))
+            self.compiled[t] = self.compiled.get(t, 0) + compilations() - before
+            status = {g.id: g.manifest["status"] for g in generations}
+            news = [node for node in free if self.status[node.id] != status[node.id]]
+            self.status |= status
+            for node in news:
                 self._tell(node, later)
+            if news:
                 self._write(last=False)
         self._write(last=True)
         say(report.summary(list(self._records())))
@@ -196,6 +232,8 @@ class Run:
 
     def _write(self, last: bool) -> None:
         """Records always; the report when it is time to."""
+        if not processes.lead():
+            return
         files.write_text(
             self.workdir / "records.jsonl", "".join(json.dumps(r) + "\n" for r in self._records())
         )
@@ -208,6 +246,8 @@ class Run:
             self.reported = (time.monotonic(), time.monotonic() - began)
 
     def _write_experiment(self) -> None:
+        if not processes.lead():
+            return
         e, graph = self.experiment, self.graph
         inside = self.store == self.workdir.resolve()
         files.write_json(

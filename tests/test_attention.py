@@ -50,6 +50,16 @@ def test_blocks_equal_the_reference_and_so_do_their_gradients(shape, chunk):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
 
 
+def test_splash_equals_the_reference_and_lowers_for_tpus():
+    """Run by the interpreter of its kernels; the compiler for TPUs takes it too, forward and backward."""
+    q, k, v = case((1, 128, 1, 2, 128))
+    found = attention.splash(*(jnp.array(x) for x in (q, k, v)), interpret=True)
+    np.testing.assert_allclose(found, attention.reference(q, k, v), rtol=1e-3, atol=1e-3)
+    loss = jax.jit(jax.grad(lambda q, k, v: attention.splash(q, k, v).sum(), (0, 1, 2)))
+    shapes = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v)]
+    assert "tpu_custom_call" in loss.trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+
+
 @pytest.mark.parametrize("name", ["reference", "blocks"])
 def test_large_scores_and_half_precision(name):
     q, k, v = (jnp.array(x, jnp.bfloat16) for x in case(SHAPES[0]))
@@ -69,6 +79,8 @@ def test_large_scores_and_half_precision(name):
         (("gpu", "bfloat16", 1000, 64), "blocks"),
         (("gpu", "bfloat16", 1024, 160), "blocks"),
         (("tpu", "bfloat16", 1024, 64), "blocks"),
+        (("tpu", "bfloat16", 1024, 128), "splash"),
+        (("tpu", "float32", 1000, 128), "blocks"),
     ],
 )
 def test_choice_by_device_and_shape(case, name):

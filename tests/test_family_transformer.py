@@ -51,16 +51,34 @@ def test_loss_counts_the_first_length_tokens_given_those_before(tmp_path, weight
         for t in range(length):
             total -= logits[t, tokens[t]] - math.log(np.exp(logits[t]).sum())
     made = family(tmp_path)
-    nats, tokens, _ = jax.jit(made.loss)(weights, rows, jax.random.key(0))
+    nats, tokens, _ = jax.jit(made.loss)(weights, rows, jax.random.key(0), 0.0)
     assert float(nats) == pytest.approx(total, rel=1e-5)
     assert float(tokens) == 21
 
 
+def test_losses_in_parts_are_those_in_one(tmp_path, weights):
+    rows = batch()
+    value = jax.jit(
+        lambda made, w: jax.value_and_grad(lambda w: made.loss(w, rows, None, 0.0)[0])(w), static_argnums=0
+    )
+    whole = value(family(tmp_path), weights)
+    config = dataclasses.replace(SMALL, loss_parts=LENGTH // 2)
+    parted = jax.tree.map(lambda x: x, weights)
+    parted.config = config
+    found = value(family(tmp_path, model=config), parted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadInput, match="loss_parts=3"):
+        family(tmp_path, model=dataclasses.replace(SMALL, loss_parts=3))
+
+
 def test_rows_of_weight_zero_do_not_count(tmp_path, weights):
     made, rows = family(tmp_path), batch()
-    nats, tokens = jax.jit(made.evaluate)(weights, rows, np.array([1, 0, 1, 0], np.float32))["test_loss"]
+    nats, tokens = jax.jit(made.evaluate)(weights, rows, np.array([1, 0, 1, 0], np.float32), None)[
+        "test_loss"
+    ]
     kept = {name: values[[0, 2]] for name, values in rows.items()}
-    alone, count, _ = jax.jit(made.loss)(weights, kept, jax.random.key(0))
+    alone, count, _ = jax.jit(made.loss)(weights, kept, jax.random.key(0), 0.0)
     assert float(nats) == pytest.approx(float(alone), rel=1e-5)
     assert float(tokens) == float(count) == 11
 
@@ -96,9 +114,10 @@ def test_derived_metrics_and_units(tmp_path):
         "bits_per_byte": pytest.approx(2.0 * 0.5 / math.log(2)),
     }
     assert math.isfinite(made.derive({"test_loss": 1e6})["perplexity"])
-    found |= made.measure([batch()], [batch()])
+    found |= made.measure(None, [batch()], [batch()], [batch()])
     assert set(found) <= set(UNITS)
-    assert made.show({"tokens": np.frombuffer(b"hello you", np.uint8), "length": np.array(5)}) == "hello"
+    rows = {"tokens": np.frombuffer(b"hello you", np.uint8)[None], "length": np.array([5])}
+    assert made.show(None, rows, batch(), jax.random.key(0)) == {"lines": ["hello"]}
 
 
 def test_equal_settings_are_one_static_value(tmp_path):

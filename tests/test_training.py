@@ -13,6 +13,7 @@ import toy
 from flax import nnx
 
 from collapse_jax import mesh as meshes
+from collapse_jax.lanes import pick, stack
 from collapse_jax.training.evaluate import Evaluator
 from collapse_jax.training.step import Trainer, Training, learning_rate
 
@@ -32,12 +33,13 @@ def batches(rows: int = 8) -> list[dict]:
 
 def run(settings: Training, mesh, key=0) -> tuple[np.ndarray, list[float], dict]:
     trainer = Trainer(FAMILY, settings, mesh)
-    state = trainer.init(jax.random.key(key))
+    state = trainer.init(stack([jax.random.key(key)], 1))
     losses = []
     for batch in batches():
-        placed = jax.device_put(batch, meshes.rows(mesh))
-        state, metrics = trainer.step(state, placed, np.float32(STEPS), jax.random.key(1))
-        losses.append(float(metrics["loss"]))
+        placed = meshes.place(mesh, {"x": batch["x"][None]}, None, "data")
+        state, metrics = trainer.step(state, placed, np.float32(STEPS), stack([jax.random.key(1)], 1))
+        losses.append(float(metrics["loss"][0]))
+    state = pick(state, 0)
     return np.asarray(state["model"].logits[...]), losses, state
 
 
@@ -104,14 +106,15 @@ def test_scales_and_biases_are_not_decayed(mesh):
         def init(self, rngs):
             return Gains(rngs)
 
-        def loss(self, model, batch, key):
+        def loss(self, model, batch, key, progress):
             total = jnp.stack([x.sum() for x in jax.tree.leaves(model)]).sum()
             return 0.0 * total, jnp.float32(1), {}
 
     trainer = Trainer(Still(toy.Model(), 1.0), Training(learning_rate=0.5, warmup=0.0), mesh)
-    batch = jax.device_put(batches()[0], meshes.rows(mesh))
-    state, _ = trainer.step(trainer.init(jax.random.key(0)), batch, np.float32(STEPS), jax.random.key(1))
-    model = state["model"]
+    batch = meshes.place(mesh, {"x": batches()[0]["x"][None]}, None, "data")
+    keys = stack([jax.random.key(0)], 1)
+    state, _ = trainer.step(trainer.init(keys), batch, np.float32(STEPS), keys)
+    model = pick(state["model"], 0)
     np.testing.assert_array_equal(model.scale[...], 1.0)
     np.testing.assert_array_equal(model.qkv_bias[...], 1.0)
     assert float(model.kernel[...][0]) == pytest.approx(1 - 0.5 * 0.1)
@@ -125,7 +128,7 @@ def test_evaluation_weighs_padding_out(mesh):
     padded = np.concatenate([rows, rows[-1:], rows[-1:]])
     weights = np.array([1.0] * 10 + [0.0] * 2, np.float32)
     cut = [({"x": padded[i : i + 4]}, weights[i : i + 4]) for i in range(0, 12, 4)]
-    found = Evaluator(FAMILY, mesh)(model, cut)
+    [found] = Evaluator(FAMILY, mesh)(stack([model], 1), [cut])
     assert found["test_loss"] == pytest.approx(-log_p[rows].mean(), rel=1e-6)
 
 

@@ -73,11 +73,11 @@ class Toy:
         chosen = jax.nn.one_hot(batch["x"], self.model.symbols)
         return -chosen @ jax.nn.log_softmax(model.logits[...])
 
-    def loss(self, model, batch, key):
+    def loss(self, model, batch, key, progress):
         losses = self._losses(model, batch)
         return jnp.sum(losses), jnp.float32(losses.size), {}
 
-    def evaluate(self, model, batch, row_weight_B):
+    def evaluate(self, model, batch, row_weight_B, keys_B):
         losses = self._losses(model, batch).mean(1)
         return {"test_loss": (jnp.sum(losses * row_weight_B), jnp.sum(row_weight_B))}
 
@@ -89,14 +89,14 @@ class Toy:
         logits = model.logits[...] / self.temperature
         return {"x": jax.vmap(lambda key: draw(key, logits))(keys_B).astype(jnp.int32)}
 
-    def measure(self, samples, real):
+    def measure(self, model, samples, real, test):
         symbols = np.concatenate([b["x"].ravel() for b in samples])
         counts = np.bincount(symbols, minlength=self.model.symbols)
         share = counts[counts > 0] / counts.sum()
         return {"entropy": float(-np.sum(share * np.log(share)))}
 
-    def show(self, row):
-        return " ".join(map(str, row["x"]))
+    def show(self, model, samples, real, key):
+        return {"lines": [" ".join(map(str, row)) for row in samples["x"]]}
 
 
 def prepare(data: Data, store: Path) -> Dataset:

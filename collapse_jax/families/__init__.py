@@ -13,12 +13,17 @@ import numpy as np
 from flax import nnx
 
 from collapse_jax.config import BadInput
-from collapse_jax.data.records import Spec
+from collapse_jax.data.records import Row, Spec
 
 Batch = dict[str, jax.Array]
-Rows = Iterable[Mapping[str, np.ndarray]]
+Rows = Iterable[Mapping[str, np.ndarray]]  # batches of rows; may be iterated again
 
-KINDS = {"transformer": "collapse_jax.families.transformer"}
+KINDS = {
+    "transformer": "collapse_jax.families.transformer",
+    "vae": "collapse_jax.families.vae",
+    "diffusion": "collapse_jax.families.diffusion",
+    "conformation": "collapse_jax.families.conformation",
+}
 
 
 class Family(Protocol):
@@ -40,12 +45,20 @@ class Family(Protocol):
         """A model with fresh weights, sharded over the current mesh (traceable)."""
         ...
 
-    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
-        """(sum of losses, their weight, auxiliary scalars) over a batch of rows (traceable)."""
+    def loss(
+        self, model: nnx.Module, batch: Batch, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict]:
+        """(sum of losses, their weight, auxiliary scalars) over a batch of rows (traceable).
+
+        progress: share of the fit's steps that are done, in [0, 1).
+        """
         ...
 
-    def evaluate(self, model: nnx.Module, batch: Batch, row_weight_B: jax.Array) -> dict:
-        """metric -> (sum, weight) over the rows that weigh 1; holds "test_loss" (traceable)."""
+    def evaluate(self, model: nnx.Module, batch: Batch, row_weight_B: jax.Array, keys_B: jax.Array) -> dict:
+        """metric -> (sum, weight) over the rows that weigh 1; holds "test_loss" (traceable).
+
+        keys_B: a key per row, the same in every generation, so that generations differ by their models alone.
+        """
         ...
 
     def derive(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -56,12 +69,17 @@ class Family(Protocol):
         """One row a key, conditioned on what the family takes from the real rows (traceable)."""
         ...
 
-    def measure(self, samples: Rows, real: Rows) -> dict[str, float]:
-        """What a generation's samples are judged by, beside the real training rows (on the host)."""
+    def measure(self, model: nnx.Module, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
+        """What a generation is judged by beside its loss: its samples against real training and test rows."""
         ...
 
-    def show(self, row: Mapping[str, np.ndarray]) -> str:
-        """A row as a person reads it."""
+    def show(self, model: nnx.Module, samples: Row, real: Row, key: jax.Array) -> dict[str, Any]:
+        """What people look at, for JSON: any of `lines`, `prompts`, `pictures`, `shares`, `histograms`.
+
+        samples, real: some rows of each. key: the same in every generation of a seed, so that what a model
+        draws from it can be compared. A picture is {"title", "png": base64, "pixelated"}; shares are
+        {"title", "names", "values", "real"}; a histogram is {"title", "unit", "edges", "values", "real"}.
+        """
         ...
 
 

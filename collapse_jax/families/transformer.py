@@ -11,19 +11,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from collapse_jax.config import BadInput
 from collapse_jax.data import packing
 from collapse_jax.data.dataset import Dataset
-from collapse_jax.data.prepare import TextData
-from collapse_jax.data.prepare import prepare as prepare
-from collapse_jax.data.records import Spec
+from collapse_jax.data.text import TextData
+from collapse_jax.data.text import prepare as prepare
+from collapse_jax.data.records import Row, Spec
 from collapse_jax.data.tokenizers import Tokenizer
 from collapse_jax.families import Batch, Rows
 from collapse_jax.measures import text
-from collapse_jax.models.transformer import Transformer, TransformerConfig, shifted, token_losses
+from collapse_jax.models.transformer import Transformer, TransformerConfig, shifted
 from collapse_jax.sampling.decode import RowForm, Sampling, generate
 
 Model, Data, Sample = TransformerConfig, TextData, Sampling
@@ -72,16 +71,18 @@ class TransformerFamily:
     def _losses(self, model: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Nats [B, T] of every token, 0 where none counts, and how many count in each row [B]."""
         tokens_BT = batch["tokens"].astype(jnp.int32)
-        losses_BT = token_losses(model(shifted(tokens_BT, self.separator_id)), tokens_BT)
+        losses_BT = model.losses(shifted(tokens_BT, self.separator_id), tokens_BT)
         counts_BT = jnp.arange(tokens_BT.shape[1]) < batch["length"][:, None]
         return jnp.where(counts_BT, losses_BT, 0.0), batch["length"]
 
-    def loss(self, model: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
+    def loss(
+        self, model: Any, batch: Batch, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict]:
         """(nats, tokens, {}) summed over the batch."""
         losses_BT, length_B = self._losses(model, batch)
         return losses_BT.sum(), length_B.sum().astype(jnp.float32), {}
 
-    def evaluate(self, model: Any, batch: Batch, row_weight_B: jax.Array) -> dict:
+    def evaluate(self, model: Any, batch: Batch, row_weight_B: jax.Array, keys_B: jax.Array) -> dict:
         """Nats and tokens of the rows that weigh 1."""
         losses_BT, length_B = self._losses(model, batch)
         weight_B = row_weight_B.astype(jnp.float32)
@@ -103,13 +104,14 @@ class TransformerFamily:
         spec = self.spec
         return {"tokens": tokens_BT.astype(spec["tokens"][1]), "length": length_B.astype(spec["length"][1])}
 
-    def measure(self, samples: Rows, real: Rows) -> dict[str, float]:
+    def measure(self, model: Any, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
         """Diversity of the samples and the share of the real rows' rare tokens that they hold."""
         return text.measure(samples, text.token_counts(real, self.ids))
 
-    def show(self, row: Mapping[str, np.ndarray]) -> str:
-        """The text of a row."""
-        return self.tokenizer.decode(row["tokens"][: int(row["length"])])
+    def show(self, model: Any, samples: Row, real: Row, key: jax.Array) -> dict[str, Any]:
+        """The texts of the samples."""
+        rows = zip(samples["tokens"], samples["length"], strict=True)
+        return {"lines": [self.tokenizer.decode(tokens[: int(length)]) for tokens, length in rows]}
 
 
 def build(model: TransformerConfig, data: TextData, sample: Sampling, dataset: Dataset) -> TransformerFamily:
@@ -121,6 +123,10 @@ def build(model: TransformerConfig, data: TextData, sample: Sampling, dataset: D
         problems.append(f"model.context={model.context} is shorter than the rows; set it to {length}")
     if model.vocab_size < ids:
         problems.append(f"model.vocab_size={model.vocab_size} is below the tokenizer's {ids} ids; raise it")
+    if length % model.loss_parts:
+        problems.append(
+            f"model.loss_parts={model.loss_parts} does not divide the rows of {length}; choose a divisor"
+        )
     if sample.prompt_tokens > length:
         problems.append(f"sample.prompt_tokens={sample.prompt_tokens} exceeds the row length {length}")
     parts = jax.sharding.get_abstract_mesh().shape.get("model", 1)

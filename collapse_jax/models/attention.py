@@ -6,6 +6,8 @@ G = 1 is ordinary multi-head attention) and head size H. Position t sees positio
 by 1/sqrt(H). Rows may be split over "data" and key heads over "model".
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -53,13 +55,39 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         mixed = jax.nn.dot_product_attention(flat, k, v, is_causal=True, implementation="cudnn")
         return mixed.reshape(q.shape)
 
+    return _per_device(local, q, k, v)
+
+
+def _per_device(local: Callable, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return local(q, k, v)
     queries, keys = P("data", None, "model", None, None), P("data", None, "model", None)
     return jax.shard_map(local, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)(q, k, v)
 
 
-IMPLEMENTATIONS = {"reference": reference, "blocks": blocks, "cudnn": cudnn}
+def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) -> jax.Array:
+    """The splash kernel of TPUs, run on each device's own rows and heads; `interpret` runs it anywhere."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as kernels
+
+    def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        length, size = q.shape[1], min(512, q.shape[1])
+        mask = kernels.MultiHeadMask([kernels.CausalMask((length, length))] * q.shape[3])
+        one = kernels.make_splash_mqa_single_device(
+            mask,
+            block_sizes=kernels.BlockSizes(
+                block_q=size, block_kv=size, block_kv_compute=size, block_q_dkv=size, block_kv_dkv=size,
+                block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
+            ),
+            interpret=interpret,
+        )  # fmt: skip
+        q = jnp.transpose(q * q.shape[-1] ** -0.5, (0, 2, 3, 1, 4))  # [B, K, G, T, H]
+        k, v = (jnp.transpose(z, (0, 2, 1, 3)) for z in (k, v))
+        return jnp.transpose(jax.vmap(jax.vmap(one))(q, k, v), (0, 3, 1, 2, 4))
+
+    return _per_device(local, q, k, v)
+
+
+IMPLEMENTATIONS = {"reference": reference, "blocks": blocks, "cudnn": cudnn, "splash": splash}
 
 
 def choose(platform: str, dtype: jax.typing.DTypeLike, length: int, head: int) -> str:
@@ -67,6 +95,8 @@ def choose(platform: str, dtype: jax.typing.DTypeLike, length: int, head: int) -
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if platform in ("gpu", "cuda") and half and head % 8 == 0 and head <= 128 and length % 64 == 0:
         return "cudnn"
+    if platform == "tpu" and length % 128 == 0 and head % 128 == 0:
+        return "splash"
     return "blocks" if length >= 128 else "reference"
 
 

@@ -13,6 +13,8 @@ from flax import nnx
 from jax.nn import initializers
 from jax.sharding import PartitionSpec as P
 
+from collapse_jax.mesh import weight_axes
+
 Initializer = Callable[..., jax.Array]
 
 normal = initializers.normal
@@ -29,6 +31,7 @@ def weight(
     rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], init: Initializer, stack: int = 0
 ) -> nnx.Param[jax.Array]:
     """A float32 parameter split over the mesh axes named per dimension; `stack` > 0 puts layers in front."""
+    axes = weight_axes(shape, axes)
     if stack:
         shape, axes = (stack, *shape), (None, *axes)
     return nnx.Param(init(rngs.params(), shape, jnp.float32, out_sharding=placed(*axes)))
@@ -74,6 +77,8 @@ class LayerNorm(nnx.Module):
 def embed(table_VD: jax.Array, ids: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Rows of the table, [..., D]; the table may be split over its vocabulary, rows stay on "data"."""
     where = placed("data", *[None] * ids.ndim)
+    if where is not None:  # columns split over "data" are gathered: the table is smaller than the rows
+        table_VD = jax.sharding.reshard(table_VD, P("model", None))
     return table_VD.astype(dtype).at[ids].get(out_sharding=where, mode="clip")
 
 

@@ -39,6 +39,9 @@ class TransformerConfig:
     attention: str = choice("auto", ("auto", *IMPLEMENTATIONS), identity=False)
     remat: str = choice("none", ("none", "dots", "full"), identity=False)
     unroll: int = number(0, 0, 1000, identity=False)  # layers per step of the scan; 0: by device and remat
+    loss_parts: int = number(
+        1, 1, 1 << 20, identity=False
+    )  # of the tokens; logits of one part exist at a time
 
     @property
     def key_heads(self) -> int:
@@ -157,7 +160,8 @@ class Transformer(nnx.Module):
         if self.positions is None:
             turn = layers.rotary(where, c.head_size, c.rope_theta)
         else:
-            x = x + self.positions[...].at[where].get(mode="clip").astype(c.dtype)
+            spots = self.positions[...].at[where].get(mode="clip", out_sharding=placed(None, None))
+            x = x + spots.astype(c.dtype)
         return jnp.reshape(x, (-1, c.width), out_sharding=placed("data", None)), turn
 
     def leave(self, x_ND: jax.Array) -> jax.Array:
@@ -167,7 +171,34 @@ class Transformer(nnx.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Logits [B, T, V] after each of the ids; the logits at t depend on ids 0..t only."""
-        rows, length = ids_BT.shape
+        where = placed("data", None, "model")
+        return jnp.reshape(self.leave(self.stream(ids_BT)), (*ids_BT.shape, -1), out_sharding=where)
+
+    def losses(self, ids_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
+        """Cross-entropy [B, T] in nats of the targets after each of the ids, `loss_parts` parts in turn."""
+        (rows, length), parts = ids_BT.shape, self.config.loss_parts
+        split = (rows, parts, length // parts)
+
+        def part(given: tuple[jax.Array, jax.Array]) -> jax.Array:
+            x_BTD, targets_BT = given
+            flat = jnp.reshape(x_BTD, (-1, x_BTD.shape[-1]), out_sharding=placed("data", None))
+            logits_BTV = jnp.reshape(
+                self.leave(flat), (*targets_BT.shape, -1), out_sharding=placed("data", None, "model")
+            )
+            return token_losses(logits_BTV, targets_BT)
+
+        x_BPTD = jnp.reshape(
+            self.stream(ids_BT), (*split, self.config.width), out_sharding=placed("data", None, None, None)
+        )
+        if parts == 1:
+            return part((x_BPTD[:, 0], targets_BT))
+        given = jnp.moveaxis(x_BPTD, 1, 0), jnp.moveaxis(targets_BT.reshape(split), 1, 0)
+        found_PBT = jax.lax.map(jax.checkpoint(part), given)
+        return jnp.moveaxis(found_PBT, 0, 1).reshape(rows, length)
+
+    def stream(self, ids_BT: jax.Array) -> jax.Array:
+        """The residual stream [B T, D] after the last block."""
+        rows = ids_BT.shape[0]
         x, turn = self.enter(ids_BT)
 
         def layer(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
@@ -178,8 +209,7 @@ class Transformer(nnx.Module):
         if not c.unroll and c.remat == "none" and jax.default_backend() == "cpu":
             unroll = c.layers  # CPUs copy what a loop hands from the forward to the backward pass
         x, _ = jax.lax.scan(rematted(layer, c.remat, unroll), x, self.blocks, unroll=unroll)
-        where = placed("data", None, "model")
-        return jnp.reshape(self.leave(x), (rows, length, -1), out_sharding=where)
+        return x
 
 
 def rematted(layer: Callable, policy: str, unroll: int = 1) -> Callable:

@@ -1,6 +1,9 @@
-"""Sampling as a batch job: rows keyed by (seed, generation, row), in shards, resumable at each."""
+"""Sampling as a batch job: rows keyed by (seed, generation, row), in shards, resumable at each.
 
-from collections.abc import Callable, Iterator
+Several seeds are sampled side by side; each fills shards of its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +11,17 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from collapse_jax import faults, interrupt, rng
+from collapse_jax import faults, interrupt, processes, rng
 from collapse_jax import mesh as meshes
 from collapse_jax.config import number
-from collapse_jax.data.records import RowSource, ShardWriter
+from collapse_jax.data.records import Row, RowSource, ShardWriter, shard_name
 from collapse_jax.families import Family
+from collapse_jax.lanes import axis, filled, over, stack
 from collapse_jax.lineage import Generation
+
+Spans = list[tuple[int, int]]  # (first row, rows)
 
 
 @dataclass(frozen=True)
@@ -26,42 +33,64 @@ class Writing:
 
 
 class Sampler:
-    """The compiled sampler of a family on a mesh."""
+    """The compiled sampler of a family on a mesh, for `lanes` models side by side."""
 
-    def __init__(self, family: Family, settings: Writing, mesh: Mesh):
-        self.family, self.settings, self.mesh = family, settings, mesh
+    def __init__(self, family: Family, settings: Writing, mesh: Mesh, lanes: int = 1):
+        self.family, self.settings, self.mesh, self.lanes = family, settings, mesh, lanes
         self.step = jax.jit(self._sample)
 
-    def _sample(self, model: nnx.Module, key: jax.Array, indices_B: jax.Array, rows_B: Any) -> Any:
-        keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices_B)
-        return self.family.sample(model, keys_B, rows_B)
+    def _sample(self, models_G: Any, keys_G: jax.Array, indices_GB: jax.Array, rows_GB: Any) -> Any:
+        def one(model: nnx.Module, key: jax.Array, indices_B: jax.Array, rows_B: Any) -> Any:
+            keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices_B)
+            return self.family.sample(model, keys_B, rows_B)
 
-    def rows(
-        self,
-        model: nnx.Module,
-        seed: int,
-        generation: int,
-        real: RowSource,
-        start: int,
-        stop: int,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of rows [start, stop); row i is conditioned on real row i (modulo their number)."""
+        drawn = over(one, self.lanes, (0, 0, 0, 0))(models_G, keys_G, indices_GB, rows_GB)
+        if jax.process_count() > 1:  # every process gets all rows, so that any can write any shard
+            drawn = jax.sharding.reshard(drawn, P())
+        return drawn
+
+    def batches(
+        self, models_G: Any, streams: Sequence[tuple[int, int]], spans: Sequence[Spans], real: RowSource
+    ) -> Iterator[list[tuple[int, int, Row]]]:
+        """The rows of `spans` [(first, rows), ...] of each lane, as lists of (lane, first row, batch).
+
+        streams: (seed, generation) of each lane. Row i is conditioned on real row i (modulo their number).
+        """
         size = self.settings.batch_size
-        key = jax.device_put(rng.key("sample", seed, generation), meshes.replicated(self.mesh))
+        keys_G = stack([rng.key("sample", *stream) for stream in streams], self.lanes)
+        cuts = [
+            [
+                (i, min(size, first + rows - i))
+                for first, rows in lane
+                for i in range(first, first + rows, size)
+            ]
+            for lane in spans
+        ]
         waiting: Any = None
-        for first in range(start, stop, size):
-            indices = np.arange(first, first + size, dtype=np.uint32)
-            given = jax.device_put((indices, _conditions(real, first, size)), meshes.rows(self.mesh))
-            ahead = self.step(model, key, *given), min(size, stop - first)
+        for at in range(max(map(len, cuts))):
+            now = [lane[min(at, len(lane) - 1)] if lane else (0, 0) for lane in cuts]
+            due = [(g, *now[g]) for g, lane in enumerate(cuts) if at < len(lane)]
+            given = [_given(self.mesh, real, first, size) for first, _ in now]
+            stacked = jax.tree.map(lambda *xs: np.stack(xs), *filled(given, self.lanes))
+            ahead = self.step(models_G, keys_G, *meshes.place(self.mesh, stacked, axis(self.lanes), "data"))
             if waiting is not None:
                 yield _fetch(*waiting)
-            waiting = ahead
+            waiting = ahead, due
         if waiting is not None:
             yield _fetch(*waiting)
 
 
-def _fetch(batch: Any, rows: int) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x)[:rows] for name, x in batch.items()}
+def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarray, Row]:
+    """This process's part of the row indices of a batch and of the real rows that condition it."""
+    part, parts = meshes.reader(mesh)
+    local = size // parts
+    first += part * local
+    return np.arange(first, first + local, dtype=np.uint32), _conditions(real, first, local)
+
+
+def _fetch(drawn: Any, due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row]]:
+    found = {name: np.asarray(x) for name, x in drawn.items()}
+    return [(g, first, {name: x[g, :rows] for name, x in found.items()}) for g, first, rows in due]
 
 
 def _conditions(real: RowSource, first: int, size: int) -> dict[str, np.ndarray]:
@@ -89,54 +118,70 @@ def plan_shards(have: list[tuple[int, int]], rows: int, per_shard: int) -> list[
 
 def write(
     sampler: Sampler,
-    model: nnx.Module,
-    generation: Generation,
+    models_G: Any,
+    generations: Sequence[Generation],
     real: RowSource,
-    rows: int,
+    rows: Sequence[int],
     done: Callable[[int], None],
-) -> bool:
-    """Sample what is missing of the first `rows` rows into shards; False when a row is not finite."""
-    recipe = generation.recipe
-    have = [(said["first"], said["rows"]) for _, said in generation.shards()]
-    missing = plan_shards(have, rows, sampler.settings.rows_per_shard)
-    order = sorted([f for f, _ in have] + [f for f, _ in missing])
-    names = {f: f"part-{i:05d}-of-{len(order):05d}.array_record" for i, f in enumerate(order)}
-    _rename(generation, names)
-    written = 0
-    for first, count in missing:
-        path = generation.path / "synthetic" / names[first]
-        with ShardWriter(path, sampler.family.spec) as shard:
-            for batch in sampler.rows(
-                model, recipe["seed"], recipe["generation"], real, first, first + count
-            ):
-                if not all(
-                    np.all(np.isfinite(x)) for x in batch.values() if np.issubdtype(x.dtype, np.floating)
-                ):
-                    return False
-                shard.write_batch(batch)
-                written += len(next(iter(batch.values())))
-                done(written)
-                faults.point("sample/batch")
-                interrupt.poll()
-        faults.point("sample/shard")
-        generation.journal([path], first=first, rows=count)
-    return True
+) -> list[bool]:
+    """Sample what is missing of the first `rows` rows of each generation into shards.
+
+    False for a generation that has drawn a row that is not finite. `done(rows written)` is told of progress.
+    """
+    jobs = [_Job(sampler, g, n) for g, n in zip(generations, rows, strict=True)]
+    streams = [(g.recipe["seed"], g.recipe["generation"]) for g in generations]
+    try:
+        for found in sampler.batches(models_G, streams, [job.missing for job in jobs], real):
+            for lane, first, batch in found:
+                jobs[lane].add(first, batch)
+            done(sum(job.written for job in jobs))
+            faults.point("sample/batch")
+            interrupt.poll()
+    finally:
+        for job in jobs:
+            job.close()
+    return [job.finite for job in jobs]
 
 
-def _rename(generation: Generation, names: dict[int, str]) -> None:
-    """Give the shards there are their place in a larger set: link, write down, unlink."""
-    moves = [
-        (path, path.with_name(names[said["first"]]), said)
-        for path, said in generation.shards()
-        if path.name != names[said["first"]]
-    ]
-    known = generation.state["files"]
-    for path, new, said in moves:
-        new.unlink(missing_ok=True)
-        new.hardlink_to(path)
-        del known[path.relative_to(generation.path).as_posix()]
-        known[new.relative_to(generation.path).as_posix()] = said
-    if moves:
-        generation.save()
-    for path, _, _ in moves:
-        path.unlink()
+class _Job:
+    """The missing shards of one generation, filled in order."""
+
+    def __init__(self, sampler: Sampler, generation: Generation, rows: int):
+        self.spec, self.generation = sampler.family.spec, generation
+        have = [(said["first"], said["rows"]) for _, said in generation.shards()]
+        self.missing = plan_shards(have, rows, sampler.settings.rows_per_shard)
+        order = sorted([f for f, _ in have] + [f for f, _ in self.missing])
+        names = {f: shard_name(i, len(order)) for i, f in enumerate(order)}
+        generation.renumber(names)
+        self.ends = {first + count: (first, count) for first, count in self.missing}
+        self.paths = {first: generation.path / "synthetic" / names[first] for first, _ in self.missing}
+        # each process writes shards of its own
+        mine = (order.index(first) % processes.count() == jax.process_index() for first, _ in self.missing)
+        self.mine = dict(zip(self.paths, mine, strict=True))
+        self.shard: ShardWriter | None = None
+        self.finite, self.written = True, 0
+
+    def add(self, first: int, batch: Row) -> None:
+        floats = (x for x in batch.values() if np.issubdtype(x.dtype, np.floating))
+        self.finite = self.finite and all(np.all(np.isfinite(x)) for x in floats)
+        if not self.finite:
+            return
+        if self.mine.get(first):
+            self.shard = ShardWriter(self.paths[first], self.spec)
+        if self.shard is not None:
+            self.shard.write_batch(batch)
+        count = len(next(iter(batch.values())))
+        self.written += count
+        if first + count in self.ends:
+            start, rows = self.ends[first + count]
+            if self.shard is not None:
+                self.shard.close()
+                self.shard = None
+            processes.barrier("shard")
+            faults.point("sample/shard")
+            self.generation.journal([self.paths[start]], first=start, rows=rows)
+
+    def close(self) -> None:
+        """Drop a shard that was not finished."""
+        if self.shard is not None:
+            self.shard.abort()

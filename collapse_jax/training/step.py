@@ -15,8 +15,11 @@ from jax.sharding import PartitionSpec as P
 from collapse_jax import checkpoint, rng
 from collapse_jax.config import choice, number, text
 from collapse_jax.families import Batch, Family
+from collapse_jax.lanes import over
 
-State = dict[str, Any]  # "model", "opt" and the scalars "step", "loss_sum", "finite_steps"
+State = dict[
+    str, Any
+]  # "model", "opt", perhaps "average", and the scalars "step", "loss_sum", "finite_steps"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Training:
     epochs: how often each used row is drawn (the arm's budget says what that means as mixtures grow).
     batch_size: rows a step, over all devices; microbatches: how many parts of it are computed in turn.
     warmup: share of the steps over which the learning rate rises; end: its final share under "cosine".
+    ema: decay of the average of the weights that is evaluated, sampled and kept (0: the last weights are).
     init: "fresh" weights each generation, those of the "parent" generation, or a checkpoint folder.
+    dispatch: steps handed to the device at once, for models whose step is shorter than the handing over.
     """
 
     epochs: int = number(1, 1)
@@ -40,9 +45,11 @@ class Training:
     b1: float = number(0.9, 0.0, 0.99999)
     b2: float = number(0.95, 0.0, 0.99999)
     clip: float = number(1.0, 1e-8)
+    ema: float = number(0.0, 0.0, 0.999999)
     init: str = text("fresh")
     checkpoint_every: int = number(1000, 1, identity=False)
     log_every: int = number(50, 1, identity=False)
+    dispatch: int = number(1, 1, 10_000, identity=False)
 
     def problems(self) -> Iterator[str]:
         if self.batch_size % self.microbatches:
@@ -81,14 +88,24 @@ def _is_gain(path: Any) -> bool:
 
 
 class Trainer:
-    """Compiled `init` and `step` of a family on a mesh, shared by every generation, arm and seed."""
+    """Compiled `init`, `start` and `step` of a family on a mesh, shared by every generation, arm and seed.
 
-    def __init__(self, family: Family, settings: Training, mesh: Mesh):
-        self.family, self.settings, self.mesh = family, settings, mesh
+    States, batches, keys and metrics have a leading axis of `lanes` seeds that are trained side by side.
+    `steps_at_once` takes as many steps as its batches [K, G, B, ...] have.
+    """
+
+    def __init__(self, family: Family, settings: Training, mesh: Mesh, lanes: int = 1):
+        self.family, self.settings, self.mesh, self.lanes = family, settings, mesh, lanes
         self.tx = optimizer(settings)
-        self.step: Callable[..., tuple[State, dict]] = jax.jit(self._step, donate_argnums=0)
-        self.init: Callable[[jax.Array], State] = jax.jit(self._init)
-        self.start: Callable[[Any], State] = jax.jit(self._start)
+        step = over(self._step, lanes, (0, 0, None, 0))
+        self.step: Callable[..., tuple[State, dict]] = jax.jit(step, donate_argnums=0)
+
+        def several(state: State, batches: Batch, steps: jax.Array, keys_G: jax.Array) -> tuple[State, dict]:
+            return jax.lax.scan(lambda s, batch: step(s, batch, steps, keys_G), state, batches)
+
+        self.steps_at_once: Callable[..., tuple[State, dict]] = jax.jit(several, donate_argnums=0)
+        self.init: Callable[[jax.Array], State] = jax.jit(over(self._init, lanes, (0,)))
+        self.start: Callable[[Any], State] = jax.jit(over(self._start, lanes, (0,)))
 
     def fresh_key(self, seed: int, generation: int) -> jax.Array:
         return rng.key("init", seed, generation)
@@ -98,7 +115,8 @@ class Trainer:
 
     def _start(self, model: nnx.Module) -> State:
         """The state of a fit that begins from this model."""
-        return {
+        average = {"average": jax.tree.map(jnp.copy, model)} if self.settings.ema else {}
+        return average | {
             "model": model,
             "opt": self.tx.init(cast(Any, model)),
             "step": jnp.int32(0),
@@ -108,31 +126,45 @@ class Trainer:
 
     @cached_property
     def abstract(self) -> State:
-        """Shapes and shardings of the state, to restore into."""
+        """Shapes and shardings of the state of one seed, to restore into."""
         return checkpoint.abstract(lambda: self._init(jax.random.key(0)), self.mesh)
 
+    def fitted(self, state: State) -> nnx.Module:
+        """The model that a fit gives: the averaged weights where there are such, else the last."""
+        return state["average" if self.settings.ema else "model"]
+
     def _step(self, state: State, batch: Batch, steps: jax.Array, key: jax.Array) -> tuple[State, dict]:
-        """One update of `steps` in all; the state's buffers are donated."""
-        loss, grads = self._gradient(state["model"], batch, jax.random.fold_in(key, state["step"]))
+        """One update of `steps` in all. From the first step that is not finite on, nothing changes any more."""
+        at = state["step"]
+        key = jax.random.fold_in(key, at)
+        loss, grads = self._gradient(state["model"], batch, key, at / steps)
         updates, opt = self.tx.update(grads, state["opt"], state["model"])
-        rate = learning_rate(self.settings, state["step"], steps)
+        rate = learning_rate(self.settings, at, steps)
         model = jax.tree.map(lambda p, u: p - rate * u, state["model"], updates)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state["finite_steps"] == at)
         new = {
             "model": model,
             "opt": opt,
-            "step": state["step"] + 1,
+            "step": at,
             "loss_sum": state["loss_sum"] + loss,
-            "finite_steps": state["finite_steps"] + finite,
+            "finite_steps": at + 1,
         }
+        if self.settings.ema:
+            # short fits would otherwise average over their first steps (Karras et al. 2022, ramp-up)
+            decay = jnp.minimum(self.settings.ema, (1.0 + at) / (10.0 + at))
+            new["average"] = jax.tree.map(lambda a, p: p + decay * (a - p), state["average"], model)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        new["step"] = at + 1
         return new, {"loss": loss, "grad_norm": norm, "learning_rate": rate, "finite": finite}
 
-    def _gradient(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    def _gradient(
+        self, model: nnx.Module, batch: Batch, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Any]:
         """Mean loss and its gradient, over microbatches in turn and weighted as if in one."""
 
         def summed(model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            total, weight, _ = self.family.loss(model, batch, key)
+            total, weight, _ = self.family.loss(model, batch, key, progress)
             return total, weight
 
         gradient = jax.value_and_grad(summed, has_aux=True)
