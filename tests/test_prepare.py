@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse_jax.config import BadInput, resolve, template
+from collapse_jax.data import cache, packing, tokenizers
 from collapse_jax.data import dataset as datasets
-from collapse_jax.data import packing, prepare, tokenizers
-from collapse_jax.data.prepare import TextData
+from collapse_jax.data.text import TextData, prepare, split_documents
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "tinystories"
 STORIES = [f"Story {i}: " + " ".join(f"word{(i * j) % 13}" for j in range(3 + i % 17)) for i in range(40)]
@@ -98,16 +98,16 @@ def test_spec_is_compact():
 def test_splits_are_whole_documents_and_none_is_empty(count, validation, test, seed):
     documents = [str(i) for i in range(count)]
     data = TextData(validation=validation, test=test, seed=seed)
-    groups = prepare.split_documents(documents, data)
+    groups = split_documents(documents, data)
     assert sorted([d for group in groups.values() for d in group], key=int) == documents
     assert all(groups.values())
     assert abs(len(groups["validation"]) - max(1, validation * count)) <= 1
     assert abs(len(groups["test"]) - max(1, test * count)) <= 1
-    assert groups == prepare.split_documents(documents, data)
+    assert groups == split_documents(documents, data)
 
 
 def test_rows_hold_the_documents_of_their_split(corpus, tmp_path):
-    dataset = prepare.prepare(text_data(corpus), tmp_path)
+    dataset = prepare(text_data(corpus), tmp_path)
     found = {}
     for split in ("train", "validation", "test"):
         *whole, cut = documents_of(dataset, split)
@@ -116,7 +116,7 @@ def test_rows_hold_the_documents_of_their_split(corpus, tmp_path):
         found[split] = set(whole)
     assert not found["train"] & found["validation"] and not found["train"] & found["test"]
     assert [dataset.info["splits"][s]["documents"] for s in found] == [32, 4, 4]
-    other = prepare.prepare(text_data(corpus, seed=1), tmp_path)
+    other = prepare(text_data(corpus, seed=1), tmp_path)
     assert documents_of(other, "train") != documents_of(dataset, "train")
 
 
@@ -124,7 +124,7 @@ def test_rows_hold_the_documents_of_their_split(corpus, tmp_path):
 @pytest.mark.parametrize("kind", ["packed", "document"])
 def test_counts_of_tokens_and_bytes(corpus, tmp_path, tokenizer, kind):
     data = text_data(corpus, tokenizer=tokenizer, packing=kind, vocab_size=270)
-    dataset = prepare.prepare(data, tmp_path)
+    dataset = prepare(data, tmp_path)
     assert dataset.spec == {"tokens": ((32,), "uint16"), "length": ((), "int32")}
     for split in ("train", "validation", "test"):
         rows, counts = all_rows(dataset, split), dataset.info["splits"][split]
@@ -137,29 +137,29 @@ def test_counts_of_tokens_and_bytes(corpus, tmp_path, tokenizer, kind):
     # A model that spends log(256) nats on each byte costs 8 bits a byte.
     nats_per_token = np.log(256) * counts["bytes"] / counts["tokens"]
     assert dataset.bits_per_byte(nats_per_token) == pytest.approx(8)
-    assert "documents" in prepare.describe(dataset)
+    assert "documents" in datasets.describe(dataset)
 
 
 def test_bpe_learns_from_the_training_split_only(corpus, tmp_path):
     data = text_data(corpus, tokenizer="bpe", vocab_size=290)
-    train = prepare.split_documents(STORIES, data)["train"]
+    train = split_documents(STORIES, data)["train"]
     expected = tokenizers.BPETokenizer.train(train, 290)
-    dataset = prepare.prepare(data, tmp_path)
+    dataset = prepare(data, tmp_path)
     assert dataset.tokenizer.pieces == expected.pieces
     assert dataset.info["vocab_size"] == expected.vocab_size
     assert dataset.tokenizer.pieces != tokenizers.BPETokenizer.train(STORIES[::-1] * 3, 290).pieces
 
 
 def test_max_rows_keeps_the_first_training_rows(corpus, tmp_path):
-    whole, capped = (prepare.prepare(text_data(corpus, max_rows=n), tmp_path) for n in (0, 7))
+    whole, capped = (prepare(text_data(corpus, max_rows=n), tmp_path) for n in (0, 7))
     assert np.array_equal(all_rows(whole, "train")["tokens"][:7], all_rows(capped, "train")["tokens"])
     assert capped.info["splits"]["test"] == whole.info["splits"]["test"]
 
 
 def test_many_shards(corpus, tmp_path, monkeypatch):
-    one = prepare.prepare(text_data(corpus), tmp_path / "one")
-    monkeypatch.setattr(prepare, "ROWS_PER_SHARD", 10)
-    many = prepare.prepare(text_data(corpus), tmp_path / "many")
+    one = prepare(text_data(corpus), tmp_path / "one")
+    monkeypatch.setattr(cache, "ROWS_PER_SHARD", 10)
+    many = prepare(text_data(corpus), tmp_path / "many")
     assert len([name for name in many.info["files"] if name.startswith("train/")]) == -(
         -one.row_count("train") // 10
     )
@@ -170,12 +170,12 @@ def test_many_shards(corpus, tmp_path, monkeypatch):
 
 
 def test_reused_by_content(corpus, tmp_path, monkeypatch):
-    first = prepare.prepare(text_data(corpus), tmp_path)
+    first = prepare(text_data(corpus), tmp_path)
     assert first.verify() == []
-    monkeypatch.setattr(prepare, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(cache, "_make", lambda *_: pytest.fail("made again"))
     moved = corpus.with_name("moved.txt")
     shutil.move(corpus, moved)
-    again = prepare.prepare(text_data(moved, vocab_size=300), tmp_path)  # bytes have no vocabulary to choose
+    again = prepare(text_data(moved, vocab_size=300), tmp_path)  # bytes have no vocabulary to choose
     assert again.path == first.path and again.digest == first.digest
 
 
@@ -191,20 +191,20 @@ def test_reused_by_content(corpus, tmp_path, monkeypatch):
     ],
 )
 def test_settings_that_matter_change_the_digest(corpus, tmp_path, change):
-    first = prepare.prepare(text_data(corpus), tmp_path)
-    other = prepare.prepare(text_data(corpus, **change), tmp_path)
+    first = prepare(text_data(corpus), tmp_path)
+    other = prepare(text_data(corpus, **change), tmp_path)
     assert other.path != first.path and other.digest != first.digest
 
 
 def test_other_text_changes_the_digest(corpus, tmp_path):
-    first = prepare.prepare(text_data(corpus), tmp_path)
+    first = prepare(text_data(corpus), tmp_path)
     corpus.write_text(corpus.read_text().replace("word3", "Word3"))
-    assert prepare.prepare(text_data(corpus), tmp_path).digest != first.digest
+    assert prepare(text_data(corpus), tmp_path).digest != first.digest
 
 
 def test_digest_does_not_depend_on_the_place(corpus, tmp_path):
     data = text_data(corpus, tokenizer="bpe", vocab_size=270)
-    a, b = (prepare.prepare(data, tmp_path / name) for name in "ab")
+    a, b = (prepare(data, tmp_path / name) for name in "ab")
     assert a.digest == b.digest and a.info == b.info
 
 
@@ -231,10 +231,10 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_set_aside_and_repaired(corpus, tmp_path, capfd, kind):
-    first = prepare.prepare(text_data(corpus), tmp_path)
-    for n in (1, 2):
+    first = prepare(text_data(corpus), tmp_path)
+    for n in (0, 1):
         DAMAGE[kind](first.path)
-        again = prepare.prepare(text_data(corpus), tmp_path)
+        again = prepare(text_data(corpus), tmp_path)
         said = capfd.readouterr().err
         assert f"{first.path.name}.damaged-{n}" in said and said.count("\n") == 1
         assert (tmp_path / "data" / f"{first.path.name}.damaged-{n}").is_dir()
@@ -242,16 +242,16 @@ def test_damage_is_set_aside_and_repaired(corpus, tmp_path, capfd, kind):
 
 
 def test_other_data_in_the_place_is_set_aside(corpus, tmp_path, capfd):
-    first = prepare.prepare(text_data(corpus), tmp_path)
-    other = prepare.prepare(text_data(corpus, seed=1), tmp_path)
+    first = prepare(text_data(corpus), tmp_path)
+    other = prepare(text_data(corpus, seed=1), tmp_path)
     shutil.rmtree(first.path)
     shutil.move(other.path, first.path)
-    assert prepare.prepare(text_data(corpus), tmp_path).digest == first.digest
+    assert prepare(text_data(corpus), tmp_path).digest == first.digest
     assert "belongs to other data" in capfd.readouterr().err
 
 
 def test_verify_names_every_problem(corpus, tmp_path):
-    dataset = prepare.prepare(text_data(corpus), tmp_path)
+    dataset = prepare(text_data(corpus), tmp_path)
     flip(dataset.path / SHARD)
     (dataset.path / "tokenizer.json").unlink()
     (dataset.path / "notes").write_text("mine")
@@ -262,11 +262,11 @@ def test_verify_names_every_problem(corpus, tmp_path):
 
 
 def test_work_of_a_killed_import_is_redone(corpus, tmp_path):
-    first = prepare.prepare(text_data(corpus), tmp_path)
+    first = prepare(text_data(corpus), tmp_path)
     partial = first.path.with_name(f"{first.path.name}.partial")
     first.path.rename(partial)
     (partial / "manifest.json").unlink()
-    again = prepare.prepare(text_data(corpus), tmp_path)
+    again = prepare(text_data(corpus), tmp_path)
     assert again.digest == first.digest and again.verify() == []
     assert list((tmp_path / "data").iterdir()) == [again.path]
 
@@ -275,22 +275,22 @@ def test_a_failed_import_leaves_nothing(corpus, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_shards", full)
+    monkeypatch.setattr(cache.Draft, "write_split", full)
     with pytest.raises(BadInput, match="No space left on device; free some space"):
-        prepare.prepare(text_data(corpus), tmp_path)
+        prepare(text_data(corpus), tmp_path)
     assert not list((tmp_path / "data").iterdir())
 
 
 def test_prepared_rows_as_a_source(corpus, tmp_path):
-    made = prepare.prepare(text_data(corpus), tmp_path / "a")
-    given = prepare.prepare(TextData(source=f"rows:{made.path}"), tmp_path / "b")
+    made = prepare(text_data(corpus), tmp_path / "a")
+    given = prepare(TextData(source=f"rows:{made.path}"), tmp_path / "b")
     assert given == made and not (tmp_path / "b").exists()
     flip(made.path / SHARD)
     with pytest.raises(BadInput, match="sha256"):
-        prepare.prepare(TextData(source=f"rows:{made.path}"), tmp_path / "b")
+        prepare(TextData(source=f"rows:{made.path}"), tmp_path / "b")
     assert made.path.exists()
     with pytest.raises(BadInput, match="collapse import"):
-        prepare.prepare(TextData(source=f"rows:{tmp_path}"), tmp_path / "b")
+        prepare(TextData(source=f"rows:{tmp_path}"), tmp_path / "b")
 
 
 # --- what cannot work
@@ -311,7 +311,7 @@ def test_prepared_rows_as_a_source(corpus, tmp_path):
 def test_impossible_settings_are_one_line_and_write_no_data(corpus, tmp_path, change, message):
     store = tmp_path / "store"
     with pytest.raises(BadInput, match=message) as caught:
-        prepare.prepare(text_data(corpus, **change), store)
+        prepare(text_data(corpus, **change), store)
     assert "\n" not in str(caught.value)
     assert not list(store.rglob("manifest.json"))
 
@@ -319,7 +319,7 @@ def test_impossible_settings_are_one_line_and_write_no_data(corpus, tmp_path, ch
 def test_a_store_that_cannot_be_written_is_one_line(corpus, tmp_path):
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(BadInput, match="choose another directory"):
-        prepare.prepare(text_data(corpus), tmp_path)
+        prepare(text_data(corpus), tmp_path)
 
 
 def test_settings_resolve_from_a_config():
@@ -333,7 +333,7 @@ def test_settings_resolve_from_a_config():
 
 
 def test_manifest_is_plain_json(corpus, tmp_path):
-    dataset = prepare.prepare(text_data(corpus), tmp_path)
+    dataset = prepare(text_data(corpus), tmp_path)
     info = json.loads((dataset.path / datasets.MANIFEST).read_text())
     assert info == dataset.info and info["files"][SHARD]["rows"] == dataset.row_count("train")
 
@@ -341,7 +341,7 @@ def test_manifest_is_plain_json(corpus, tmp_path):
 @pytest.mark.skipif(not REAL.exists(), reason="tinystories data is not beside the repository")
 def test_real_stories(tmp_path):
     data = TextData(source=f"text:{REAL}/train_2MiB.txt", vocab_size=2000, row_length=128)
-    dataset = prepare.prepare(data, tmp_path)
+    dataset = prepare(data, tmp_path)
     info = dataset.info
     assert info["vocab_size"] == 2000
     assert [info["splits"][s]["documents"] for s in ("train", "validation", "test")] == [1853, 232, 232]

@@ -11,8 +11,8 @@ from typing import Any
 
 from collapse_jax.config import BadInput
 from collapse_jax.data import tokenizers
-from collapse_jax.data.records import RowSource, Spec, spec_from_json
-from collapse_jax.files import sha256
+from collapse_jax.data.records import RowSource, Spec, spec_from_json, spec_to_json
+from collapse_jax.files import canonical, sha256
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
@@ -23,9 +23,11 @@ TOKENIZER = "tokenizer.json"
 class Dataset:
     """A data directory that has a manifest.
 
-    digest: identity of its content (shards, tokenizer, spec), for the recipes of generations.
-    info: what the manifest says: per split `documents`, `rows`, `tokens` (that are scored) and `bytes` (of
-        text they stand for), and `vocab_size`, `separator_id`.
+    digest: identity of its content (spec and files), for the recipes of generations.
+    info: what the manifest says: `splits` (name -> counts, of which `rows`), `files`, `key`, `source`,
+        `settings`, for people `about` (title -> words) and `notes` (sentences), and what its kind of data adds:
+        text has `vocab_size` and `separator_id`, and counts `tokens` (that are scored) and `bytes` (of text
+        they stand for) in each split.
     """
 
     path: Path
@@ -73,9 +75,9 @@ class Dataset:
 
 
 def content_digest(spec: Spec, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash over the spec and the sha256 of every file by name."""
-    content = {"spec": spec, "files": {name: file["sha256"] for name, file in sorted(files.items())}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Hash over the spec (in its order) and the sha256 of every file by name."""
+    content = {"spec": spec_to_json(spec), "files": {name: file["sha256"] for name, file in files.items()}}
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -100,24 +102,11 @@ def open_dataset(path: Path) -> Dataset:
 def describe(dataset: Dataset) -> str:
     """Lines for people: where the rows are, what they hold and what was left out."""
     info = dataset.info
-    lines = [
-        f"data       {dataset.path}",
-        f"digest     {dataset.digest}",
-        f"source     {info.get('source', '?')}",
-        "rows       "
-        + ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in dataset.spec.items()),
-    ]
-    if "vocab_size" in info:
-        ids = f"{info['vocab_size']:,} ids, separator {info['separator_id']}"
-        lines.append(f"tokenizer  {info['tokenizer']}, {ids}")
-    for name, split in info["splits"].items():
-        line = f"{name:<10} {split['documents']:,} documents -> {split['rows']:,} rows"
-        if "tokens" in split:
-            per_token = split["bytes"] / max(split["tokens"], 1)
-            line += f", {split['tokens']:,} tokens ({per_token:.2f} bytes/token)"
-            line += f", {split['dropped_tokens']:,} tokens dropped"
-            line += f", {split['truncated']:,} documents cut" if split["truncated"] else ""
-        lines.append(line)
-    if info.get("duplicates"):
-        lines.append(f"note       {info['duplicates']:,} documents occur more than once")
-    return "\n".join(lines)
+    rows = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in dataset.spec.items())
+    said = {"data": dataset.path, "digest": dataset.digest, "source": info.get("source", "?"), "rows": rows}
+    lines = [f"{title:<10} {words}" for title, words in {**said, **info.get("about", {})}.items()]
+    for name in sorted(info["splits"], key=SPLITS.index):
+        counts = info["splits"][name]
+        others = (f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if what != "rows" and n)
+        lines.append(f"{name:<10} " + ", ".join([f"{counts['rows']:,} rows", *others]))
+    return "\n".join(lines + [f"note       {note}" for note in info.get("notes", [])])

@@ -41,9 +41,14 @@ def row_dtype(spec: Mapping[str, tuple[Sequence[int], str]]) -> np.dtype:
     return np.dtype(fields)
 
 
-def spec_from_json(given: Mapping[str, Sequence]) -> Spec:
-    """The spec that JSON turned into lists."""
-    return {name: (tuple(int(n) for n in shape), str(dtype)) for name, (shape, dtype) in given.items()}
+def spec_to_json(spec: Spec) -> list:
+    """The spec as a list of [name, shape, dtype]: its order is the order of the bytes of a row."""
+    return [[name, list(shape), dtype] for name, (shape, dtype) in spec.items()]
+
+
+def spec_from_json(given: Sequence[Sequence]) -> Spec:
+    """The spec of such a list."""
+    return {name: (tuple(int(n) for n in shape), str(dtype)) for name, shape, dtype in given}
 
 
 def encode(batch: Mapping[str, np.ndarray], spec: Spec) -> list[bytes]:

@@ -5,11 +5,11 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from collapse_jax.config import BadInput
+from collapse_jax.data import tfds
 
 KINDS = ("builtin:python_docs", "text:GLOB", "tfds:NAME[:SPLIT]", "hf:NAME[:SPLIT]", "rows:DIR")
 
@@ -82,31 +82,11 @@ def _read(path: str) -> str:
         ) from error
 
 
-def _name_and_split(name: str) -> tuple[str, str]:
-    """`NAME[:SPLIT]`; a TFDS version such as `:1.0.0` or `:1.*.*` belongs to the name."""
-    head, colon, tail = name.rpartition(":")
-    return (head, tail) if colon and not re.fullmatch(r"[\d.*]+", tail) else (name, "train")
-
-
 def _tfds(name: str, data_dir: str) -> Iterator[str]:
-    import tensorflow_datasets
-
-    tfds: Any = tensorflow_datasets  # its lazy modules hide their types
-    name, split = _name_and_split(name)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
-        if not builder.is_prepared():
-            builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
-            builder.download_and_prepare()
-        rows: Any = builder.as_data_source(split)
-    except Exception as error:  # TFDS raises many kinds
-        raise BadInput(
-            f"tfds:{name} split {split!r} cannot be read ({_line(error)}); prepare it as "
-            "array_record and give its data_dir"
-        ) from error
-    features: Any = builder.info.features
-    texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
-    key = _text_key(f"tfds:{name}", texts)
+    name, split = tfds.name_and_split(name)
+    found = tfds.builder(name, data_dir)
+    rows = tfds.rows(found, split)
+    key = _text_key(f"tfds:{name}", tfds.features(found, "Text"))
     return _strings(rows, key, f"tfds:{name}")
 
 
@@ -118,7 +98,7 @@ def _hf(name: str, data_dir: str) -> Iterator[str]:
             f"hf:{name} needs the extra 'hf'; install it with pip install 'collapse_jax[hf]'"
         ) from error
 
-    name, split = _name_and_split(name)
+    name, split = tfds.name_and_split(name)
     try:
         rows = datasets.load_dataset(name, split=split, cache_dir=data_dir or None)
     except Exception as error:  # network, name, split, disk
