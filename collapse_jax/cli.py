@@ -55,6 +55,12 @@ def _parser() -> _Parser:
     )
     plan = command("plan", "print what a run would do, without training")
     plan.add_argument("--workdir", type=Path, metavar="DIR", help="count what is already there")
+    plan.add_argument(
+        "--device", default="", metavar="NAME", help="estimate the time on this accelerator, e.g. H100"
+    )
+    plan.add_argument(
+        "--price", type=float, default=0.0, metavar="X", help="of one device for an hour, to add up"
+    )
     imported = command("import", "turn real data into rows, for later runs to find")
     imported.add_argument("--workdir", type=Path, metavar="DIR")
     bench = command("bench", "measure training and sampling speed at a config's shapes")
@@ -172,7 +178,7 @@ def _plan(args: Any, overrides: list[str]) -> int:
 
     settings = experiment.resolve(config)
     with _store(args) as store:
-        print(plan.describe(settings, store))
+        print(plan.describe(settings, store, plan.Offer(args.device, args.price)))
     return 0
 
 

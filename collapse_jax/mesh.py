@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from collapse_jax.config import BadInput
@@ -35,6 +35,15 @@ def make(data: int = -1, model: int = 1, seed: int = 1, fsdp: bool = False) -> M
         (data, seed, model), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.devices()[:needed]
     )
     jax.set_mesh(mesh)
+    split_weights(fsdp)
+    return mesh
+
+
+def planned(data: int = -1, model: int = 1, seed: int = 1, fsdp: bool = False) -> Mesh | AbstractMesh:
+    """The mesh of these sizes: of the devices there are, else one to check shapes on. Raises `BadInput`."""
+    if max(data, 1) * model * seed <= jax.device_count():
+        return make(data, model, seed, fsdp)
+    mesh = AbstractMesh((max(data, 1), seed, model), AXES, axis_types=(AxisType.Explicit,) * 3)
     split_weights(fsdp)
     return mesh
 
