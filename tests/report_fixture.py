@@ -1,7 +1,9 @@
 """Made-up experiments on disk, as a run leaves them, for the tests of the report."""
 
+import base64
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,38 @@ UNITS = {
     "train_loss": "nats/token",
 }
 SLOPE = {"replace": 0.21, "accumulate": 0.004, "accumulate_subsample": 0.05}
+IMAGE_UNITS = {
+    "bits_per_dim": "bits/dim",
+    "class_coverage": "share",
+    "class_entropy": "nats",
+    "coverage": "share",
+    "density": "1",
+    "divergence": "nats/dim",
+    "frechet_distance": "1",
+    "memorisation": "1",
+    "pixel_variance": "1",
+    "precision": "share",
+    "recall": "share",
+    "reconstruction": "nats/dim",
+    "sample_loss_under_first": "nats/dim",
+    "smallest_share": "share",
+    "test_loss": "nats/dim",
+    "train_loss": "nats/dim",
+    "variance_ratio": "ratio",
+}
+# 3 x 5 pixels of the digits 0 to 9.
+DIGITS = [
+    "111101101101111",
+    "010110010010111",
+    "111001111100111",
+    "111001111001111",
+    "101101111001001",
+    "111100111001111",
+    "111100111101111",
+    "111001010010010",
+    "111101111101111",
+    "111101111001111",
+]
 WORDS = [
     "the",
     "module",
@@ -51,12 +85,14 @@ def write(
     generations: int = 5,
     committed: int | None = None,
     diverged: Sequence[tuple[str, int, int]] = (),
-    metrics: Sequence[str] = tuple(UNITS),
+    metrics: Sequence[str] = (),
     rows: int = 1000,
     reference: Sequence[Mapping[str, Any]] = (),
     name: str = "quickstart",
+    images: bool = False,
 ) -> Path:
-    """A language-model experiment; `committed` leaves only so many generations done, in chain order."""
+    """A language-model or image experiment; `committed` leaves only so many generations done, in chain order."""
+    units = IMAGE_UNITS if images else UNITS
     flows = {arm: Workflow(a, rows, generations) for arm, a in arms.items()}
     ids: dict[str, dict[str, list[str]]] = {arm: {} for arm in arms}
     parents: dict[str, list[str]] = {}
@@ -74,7 +110,7 @@ def write(
         if not any(status.get(p) != "committed" for p in parents[i]):
             status[i] = "diverged" if i in bad else "committed"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = _records(arms, seeds, generations, ids, status, metrics)
+    lines = _records(arms, seeds, generations, ids, status, metrics or units, units)
     (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     experiment = {
         "name": name,
@@ -88,21 +124,21 @@ def write(
         "ids": ids,
         "parents": parents,
         "store": ".",
-        "units": UNITS,
+        "units": units,
         "versions": {"collapse_jax": "0.1.0", "jax": "0.10.2", "python": "3.11.9"},
         "device": "cpu x 2",
         "reference": list(reference),
         "status": status,
     }
     (folder / "experiment.json").write_text(json.dumps(experiment))
-    _shows(folder, ids, status)
+    _shows(folder, arms, ids, status, look if images else read)
     return folder
 
 
 def _records(
-    arms: Any, seeds: Any, generations: int, ids: Any, status: Any, metrics: Any
+    arms: Any, seeds: Any, generations: int, ids: Any, status: Any, metrics: Any, units: Any
 ) -> list[dict[str, Any]]:
-    out = []
+    out, base = [], -0.6 if units is IMAGE_UNITS else 3.2
     for at, (arm, settings) in enumerate(arms.items()):
         for s in seeds:
             noise = np.random.default_rng([s, at]).normal(0, 0.03, generations + 1)
@@ -112,9 +148,9 @@ def _records(
                 if status[i] == "missing":
                     continue
                 rise = SLOPE.get(settings.workflow, 0.1) * (t - 1) * (1 + 0.02 * at) * 5 / generations
-                loss = 3.2 + rise + noise[0] + (t > 1) * noise[t]
+                loss = base + rise + noise[0] + (t > 1) * noise[t]
                 for metric in metrics:
-                    number = None if status[i] == "diverged" else _value(metric, loss, rise)
+                    number = None if status[i] == "diverged" else _value(metric, loss, rise, base)
                     out.append(
                         {
                             "arm": arm,
@@ -123,7 +159,7 @@ def _records(
                             "generation_id": i,
                             "metric": metric,
                             "value": number,
-                            "unit": UNITS[metric],
+                            "unit": units[metric],
                             "predicted": None,
                             "split": "train" if metric == "train_loss" else "real_test",
                         }
@@ -131,7 +167,8 @@ def _records(
     return out
 
 
-def _value(metric: str, loss: float, rise: float) -> float:
+def _value(metric: str, loss: float, rise: float, base: float) -> float:
+    noise = loss - rise - base
     table = {
         "test_loss": loss,
         "perplexity": np.exp(loss),
@@ -143,20 +180,113 @@ def _value(metric: str, loss: float, rise: float) -> float:
         "distinct_3": 0.77 * np.exp(-rise),
         "tail_recall": 0.6 * np.exp(-2 * rise),
         "sample_loss_under_first": loss - 1.6 * rise,
+        "bits_per_dim": loss / np.log(2),
+        "reconstruction": loss - 0.3,
+        "divergence": 0.3 + 0.1 * rise + 0.02 * noise,
+        "frechet_distance": 4 * np.exp(1.6 * rise + noise),
+        "precision": 0.83 - 0.1 * rise + 0.1 * noise,
+        "recall": 0.71 * np.exp(-1.5 * rise - noise),
+        "density": 0.9 + 0.3 * rise + 0.4 * noise,
+        "coverage": 0.88 * np.exp(-rise + 0.3 * noise),
+        "memorisation": 1.02 + 0.02 * rise - 0.1 * noise,
+        "class_coverage": 1.0 if rise < 0.5 else 0.9,
+        "smallest_share": 0.08 * np.exp(-2.5 * rise + 2 * noise),
+        "class_entropy": np.log(10) - 0.6 * rise - abs(noise),
+        "pixel_variance": 0.081 * np.exp(-0.7 * rise + 0.5 * noise),
+        "variance_ratio": 0.97 * np.exp(-0.7 * rise + 0.5 * noise),
     }
     return float(table[metric])
 
 
-def _shows(folder: Path, ids: Any, status: Any) -> None:
-    for chains in ids.values():
-        for t, i in enumerate(next(iter(chains.values())), 1):
-            if status[i] != "committed":
-                continue
-            rng = np.random.default_rng(t)
-            lines = ["The file " + " ".join(rng.choice(WORDS[: max(3, 18 - 3 * t)], 40)) for _ in range(4)]
-            path = folder / "generations" / i / "show.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"lines": lines, "prompts": ["The file"] * 4}))
+def _shows(folder: Path, arms: Any, ids: Any, status: Any, show: Callable[..., dict[str, Any]]) -> None:
+    for arm, chains in ids.items():
+        for s, chain in chains.items():
+            for t, i in enumerate(chain, 1):
+                if status[i] != "committed" or (show is read and s != next(iter(chains))):
+                    continue
+                path = folder / "generations" / i / "show.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rise = SLOPE.get(arms[arm].workflow, 0.1) * (t - 1) * 5 / max(len(chain), 5)
+                path.write_text(json.dumps(show(rise, int(s), t)))
+
+
+def read(rise: float, seed: int, t: int) -> dict[str, Any]:
+    """Rows of text that lose words."""
+    rng = np.random.default_rng(t)
+    lines = ["The file " + " ".join(rng.choice(WORDS[: max(3, 18 - 3 * t)], 40)) for _ in range(4)]
+    return {"lines": lines, "prompts": ["The file"] * 4}
+
+
+def look(rise: float, seed: int, t: int) -> dict[str, Any]:
+    """Pictures of digits that lose classes and sharpness, their shares, lengths that lose their second mode."""
+    rng = np.random.default_rng(seed)  # not of t: the same noise
+    shares_C = np.exp(-2.2 * rise * np.arange(10) / 9)
+    shares_C /= shares_C.sum()
+    classes = np.searchsorted(np.cumsum(shares_C), rng.uniform(0, 1 - 1e-9, 32))
+    samples = np.stack([glyph(c, rng, 0.1 + 0.35 * rise) for c in classes])
+    real = np.stack([glyph(c, rng, 0.05) for c in rng.integers(10, size=16)])
+    blurred = real + rng.normal(0, 0.05 + 0.15 * rise, real.shape)
+    edges = np.linspace(1.3, 1.7, 41)
+    middle = (edges[1:] + edges[:-1]) / 2
+
+    def bonds(second: float, wide: float) -> np.ndarray:
+        modes = np.array([[1.39, 0.012, 1 - second], [1.52, 0.018, second]])
+        y = sum(w * np.exp(-(((middle - m) / (s + wide)) ** 2) / 2) / (s + wide) for m, s, w in modes)
+        return y / np.sum(y)
+
+    count = np.random.default_rng([seed, t]).multinomial(400, shares_C)
+    return {
+        "lines": [],
+        "pictures": [
+            {"title": "Samples (same noise)", "png": grid(samples), "pixelated": True},
+            {
+                "title": "Real, reconstructed",
+                "png": grid(np.stack([real, blurred], 1).reshape(-1, 8, 8)),
+                "pixelated": True,
+            },
+        ],
+        "shares": [
+            {
+                "title": "Class share of samples",
+                "names": [str(c) for c in range(10)],
+                "values": (count / 400).tolist(),
+                "real": [0.1] * 10,
+            }
+        ],
+        "histograms": [
+            {
+                "title": "C-C bond length",
+                "unit": "Å",
+                "edges": edges.tolist(),
+                "values": bonds(0.5 * np.exp(-1.5 * rise), 0.004 + 0.015 * rise).tolist(),
+                "real": bonds(0.5, 0.0).tolist(),
+            }
+        ],
+    }
+
+
+def glyph(digit: int, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """A digit somewhere in 8 x 8 pixels, float about [0, 1]."""
+    image = np.zeros((8, 8))
+    y, x = rng.integers(1, 3), rng.integers(1, 5)
+    image[y : y + 5, x : x + 3] = np.array(list(DIGITS[digit]), float).reshape(5, 3)
+    return image + noise * rng.normal(size=(8, 8))
+
+
+def grid(images_N88: np.ndarray, columns: int = 8) -> str:
+    """A PNG (base64) of grey images in rows of `columns`, a white line between them."""
+    grey = np.clip(images_N88 * 255, 0, 255).astype(np.uint8)
+    padded = np.pad(grey, ((0, 0), (0, 1), (0, 1)), constant_values=255)
+    sheet = padded.reshape(-1, columns, 9, 9).transpose(0, 2, 1, 3).reshape(-1, 9 * columns)
+    return base64_png(sheet[:-1, :-1])
+
+
+def base64_png(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def three_arms() -> dict[str, Arm]:

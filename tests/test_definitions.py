@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from collapse_jax.measures import changes, definitions, series
+from collapse_jax.closed_form import families
+from collapse_jax.measures import changes, definitions, images, molecules, series, text
 from collapse_jax.measures.definitions import NO, NOT_APPLICABLE, UNDECIDED, YES, profile
-from collapse_jax.measures.evidence import EVIDENCE, NAMES, Thresholds
+from collapse_jax.measures.evidence import EVIDENCE, NAMES, Thresholds, measured_as
 
 JITTER = np.array([-1.0, 0.0, 1.0])
 
@@ -88,10 +89,13 @@ CASES = [
     (5, "log_variance", "nats", [0, -1, -4], 0.001, YES),
     (5, "std_ratio", "ratio", [1, 0.5, 0.2], 0.001, YES),
     (5, "unigram_entropy", "nats/token", [5.3, 5.3, 5.25], 0.001, NO),
-    (6, "mode_coverage", "share", [1, 0.8, 0.3], 0.001, YES),
-    (6, "mode_coverage", "share", [1, 0.9, 0.8], 0.001, NO),
-    (6, "mode_coverage", "share", [1, 0.9, 0.5], 0.2, UNDECIDED),
-    (6, "mode_overlap", "share", [0.1, 0.2, 0.4], 0.001, YES),
+    (6, "class_coverage", "share", [1, 0.8, 0.3], 0.001, YES),
+    (6, "class_coverage", "share", [1, 0.9, 0.8], 0.001, NO),
+    (6, "class_confusion", "share", [0.1, 0.2, 0.4], 0.001, YES),
+    (6, "smallest_share", "share", [0.1, 0.08, 0.03], 0.001, YES),
+    (6, "smallest_share", "share", [0.1, 0.09, 0.08], 0.001, NO),
+    (6, "smallest_share", "share", [0.1, 0.09, 0.05], 0.02, UNDECIDED),
+    (6, "coverage_recall_0.5", "share", [0.6, 0.5, 0.2], 0.001, YES),
     (7, "tail_recall", "share", [0.9, 0.5, 0.2], 0.001, YES),
     (7, "tail_recall", "share", [0.9, 0.9, 0.9], 0.001, NO),
     (7, "tail_recall", "share", [0.9, 0.8, 0.7, 0.6], 0.001, UNDECIDED),
@@ -100,8 +104,14 @@ CASES = [
     (8, "sample_loss_under_first", "nats/token", [4, 4.5, 5.5], 0.01, YES),
     (8, "sample_loss_under_first", "nats/token", [4, 4, 4.1], 0.01, NO),
     (8, "sample_loss_under_first", "nats/token", [4, 4.5, 4.7], 1.0, UNDECIDED),
-    (8, "validity", "share", [0.9, 0.7, 0.5], 0.001, YES),
-    (8, "validity", "share", [0.9, 0.95, 0.95], 0.001, NO),
+    (8, "valid_share", "share", [0.9, 0.7, 0.5], 0.001, YES),
+    (8, "valid_share", "share", [0.9, 0.95, 0.95], 0.001, NO),
+    (8, "precision", "share", [0.8, 0.7, 0.6], 0.001, YES),
+    (1, "test_loss", "nats/dim", [-1.2, -0.9, -0.3], 0.001, YES),
+    (1, "test_loss", "nats/dim", [-1.2, -0.9, -0.8], 0.001, NO),
+    (1, "test_loss", "bits/dim", [-1.2, -0.9, -0.1], 0.001, YES),
+    (2, "test_loss", "nats/dim", [-1.2, -1.1, -1.0], 0.001, YES),
+    (5, "diversity", "Å", [1.0, 0.6, 0.2], 0.001, YES),
 ]
 
 
@@ -234,6 +244,28 @@ def test_preferences_and_splits():
     assert one(records("my_risk", [1, 5]), 1, evidence=own).verdict == YES
 
 
+def test_evidence_that_has_no_ratio_gives_way_to_the_next():
+    lines = records("smallest_share", [0.0, 0.0, 0.0], 0.0) + records("class_coverage", [0.9, 0.6, 0.2])
+    assert one(lines, 6).metric == "class_coverage" and one(lines, 6).verdict == YES
+    alone = one(records("smallest_share", [0.0, 0.0, 0.0], 0.0), 6)
+    assert alone.verdict == NOT_APPLICABLE and "not above 0" in alone.how
+
+
+def test_a_threshold_in_the_name_is_no_other_metric():
+    names = {"coverage_recall_1.25", "coverage_recall_0.5", "coverage_recall_of_x", "recall"}
+    assert measured_as("coverage_recall", names) == "coverage_recall_0.5"
+    assert measured_as("coverage_recall", names | {"coverage_recall"}) == "coverage_recall"
+    assert measured_as("coverage", names) == "" and measured_as("recall", names) == "recall"
+
+
+def test_all_evidence_is_something_that_is_measured():
+    told = {"test_loss", "perplexity", "sample_loss_under_first"}  # of every chain, of language models
+    told |= {*text.UNITS, *images.UNITS, *molecules.UNITS}
+    for name in families.WHERE:
+        told |= {*families.kind(name).units}
+    assert not [e.metric for es in EVIDENCE.values() for e in es if not measured_as(e.metric, told)]
+
+
 def test_thresholds_are_settings():
     lines = records("perplexity", [50, 60, 150], 1.0)
     assert one(lines, 1, thresholds=Thresholds(catastrophic=10)).verdict == NO
@@ -292,7 +324,7 @@ def test_the_order_of_records_does_not_matter(chance: random.Random):
 @given(st.floats(-6, 6), st.lists(st.floats(0.1, 10), min_size=4, max_size=8), st.floats(0, 1))
 def test_the_unit_of_a_loss_does_not_matter(power, curve, noise):
     """Ratios, signs of rises and bends, shares left: none sees a constant factor."""
-    for metric in ("test_loss", "variance_ratio", "tail_recall", "mode_coverage"):
+    for metric in ("test_loss", "variance_ratio", "tail_recall", "smallest_share"):
         lines = records(metric, curve, noise, "squared error")
         scaled = [{**r, "value": r["value"] * 2.0 ** round(power)} for r in lines]
         assert [f.verdict for f in profile(lines)["a"]] == [f.verdict for f in profile(scaled)["a"]]

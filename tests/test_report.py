@@ -19,6 +19,7 @@ from collapse_jax.measures import series
 from collapse_jax.report import load, outcomes, style, words
 from collapse_jax.workflows import Arm
 
+LOSS = ("test_loss",)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 REFERENCE = (
     {
@@ -96,10 +97,10 @@ def test_page_is_well_formed_and_self_contained(quick):
     for part in (
         "Test loss by generation",
         "Workflows",
-        "Diversity",
+        "Measures by generation",
         "Samples side by side",
         "Lineage",
-        "Loss of the samples under generation 1",
+        "sample loss under first",
         "resolved settings",
         "0.10.2",
         "cpu x 2",
@@ -147,14 +148,14 @@ def test_same_input_same_bytes(quick, tmp_path):
 
 
 def test_running_experiment_says_how_far(tmp_path):
-    folder = made.write(tmp_path, made.three_arms(), committed=9)
+    folder = made.write(tmp_path, made.three_arms(), committed=9, metrics=LOSS)
     page = read(report.build(folder))
     assert "running: 9 of 26 generations committed" in page.words
     assert "one seed" in page.words
 
 
 def test_without_a_status_what_was_measured_is_committed(tmp_path):
-    folder = made.write(tmp_path, made.three_arms(), committed=9)
+    folder = made.write(tmp_path, made.three_arms(), committed=9, metrics=LOSS)
     raw = json.loads((folder / "experiment.json").read_text())
     del raw["status"]
     (folder / "experiment.json").write_text(json.dumps(raw))
@@ -171,7 +172,7 @@ def test_nothing_measured_yet(tmp_path):
 
 
 def test_diverged_generation_is_said_and_ends_the_mean(tmp_path):
-    folder = made.write(tmp_path, made.three_arms(), diverged=[("replace", 0, 4)])
+    folder = made.write(tmp_path, made.three_arms(), diverged=[("replace", 0, 4)], metrics=LOSS)
     page = read(report.build(folder))
     assert "1 generation diverged; 1 generation not fitted" in page.words and "running" not in page.words
     assert "replace, seed 0 at generation 4" in page.words
@@ -184,7 +185,7 @@ def test_diverged_generation_is_said_and_ends_the_mean(tmp_path):
 
 def test_all_seeds_diverged(tmp_path):
     gone = [("replace", 0, 2), ("replace", 1, 2)]
-    folder = made.write(tmp_path, {"replace": Arm("replace")}, diverged=gone)
+    folder = made.write(tmp_path, {"replace": Arm("replace")}, diverged=gone, metrics=LOSS)
     assert "diverges" in report.summary(load.read_records(folder / "records.jsonl"))
     assert "2 generations diverged" in read(report.build(folder)).words
 
@@ -198,7 +199,7 @@ def test_every_spelling_of_not_finite_is_a_divergence(value):
 
 
 def test_one_seed_has_no_interval(tmp_path):
-    folder = made.write(tmp_path, made.three_arms(), seeds=(3,))
+    folder = made.write(tmp_path, made.three_arms(), seeds=(3,), metrics=LOSS)
     table = report.summary(load.read_records(folder / "records.jsonl"))
     assert "±" not in table and "one seed" in table
     assert "±" not in read(report.build(folder)).words
@@ -229,6 +230,71 @@ def test_theory_is_compared_in_standard_errors(tmp_path):
     assert 'class="far"' in report.build(wrong).read_text()
 
 
+def marked(exact, reliable, seeds=400):
+    base = {
+        "arm": "a",
+        "seed": None,
+        "metric": "test_loss",
+        "unit": "1",
+        "split": "population",
+        "seeds": seeds,
+    }
+    return [
+        {
+            **base,
+            "generation": t,
+            "value": 1.0 + t,
+            "se": 0.1,
+            "predicted": 1.2 + t,
+            "exact": e,
+            "reliable": r,
+        }
+        for t, (e, r) in enumerate(zip(exact, reliable, strict=True), 1)
+    ]
+
+
+def test_no_z_where_the_law_or_the_error_is_not_known(tmp_path):
+    cases = {
+        "": ([True] * 3, [True] * 3),
+        "too few seeds for this tail": ([True] * 3, [True, False, False]),
+        "leading order": ([False] * 3, [True] * 3),
+    }
+    for why, (exact, reliable) in cases.items():
+        records = marked(exact, reliable)
+        ((q, by_arm),) = series.curves(records).items()
+        (a,) = outcomes.agreements(q, by_arm)
+        known = np.array(exact) & np.array(reliable)
+        np.testing.assert_allclose(by_arm["a"].z_G, np.where(known, -2.0, np.nan))
+        assert a.why == why and a.compared == known.sum() and a.generation == 3
+        line = report.summary(records).splitlines()[-1]
+        assert (why or f"{words.MINUS}2.0") in line
+        (tmp_path / "experiment.json").write_text(json.dumps({"generations": 3}))
+        (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        told = read(report.build(tmp_path)).words.split("Simulation against theory")[1]
+        assert (why or f"{words.MINUS}2.00 (t =") in told and (
+            f" {words.MINUS}2.00 (t =" in told
+        ) == known.any()
+
+
+def test_a_loss_about_zero_nats_is_weighed_against_one():
+    def told(unit):
+        base = {"arm": "a", "metric": "test_loss", "unit": unit, "split": "real_test"}
+        values = {(s, t): 0.001 * s + 0.01 * (t - 1) + 1e-5 * s * t for s in range(3) for t in (1, 2)}
+        records = [{**base, "seed": s, "generation": t, "value": v} for (s, t), v in values.items()]
+        ((q, by_arm),) = series.curves(records).items()
+        return outcomes.outcomes(by_arm, q.unit)[0].verdict
+
+    assert told("nats/dim") == "rises slightly" and told("squared error") == "rises"
+
+
+def test_the_terminal_ends_with_table_and_profile(quick):
+    folder, _ = quick
+    told = report.conclusion(folder)
+    assert told.startswith(report.summary(load.read_records(folder / "records.jsonl")))
+    assert "definitions of collapse" in told and told.splitlines()[-1].endswith("8 hallucination")
+    assert max(map(len, told.splitlines())) < 100
+
+
 def test_means_without_seeds_are_drawn_with_their_standard_error(tmp_path):
     base = {
         "arm": "replace",
@@ -252,7 +318,9 @@ def test_means_without_seeds_are_drawn_with_their_standard_error(tmp_path):
 
 def test_hostile_text_is_shown_not_obeyed(tmp_path):
     arm = "中a<b onclick=x>&\"'\u202e\ud800$x_1$"
-    folder = made.write(tmp_path, {"replace": Arm("replace")}, (0,), 2, name="<img src=http://x>")
+    folder = made.write(
+        tmp_path, {"replace": Arm("replace")}, (0,), 2, metrics=LOSS, name="<img src=http://x>"
+    )
     for name in ("experiment.json", "records.jsonl"):
         text = (folder / name).read_text().replace('"replace"', json.dumps(arm))
         (folder / name).write_text(text)
@@ -276,7 +344,7 @@ def test_samples_stand_side_by_side(quick):
 
 
 def test_shows_outside_the_store_are_not_read(tmp_path):
-    folder = made.write(tmp_path / "in", {"replace": Arm("replace")}, seeds=(0,), generations=2)
+    folder = made.write(tmp_path / "in", {"replace": Arm("replace")}, seeds=(0,), generations=2, metrics=LOSS)
     (tmp_path / "in" / "secret").mkdir()
     (tmp_path / "in" / "secret" / "show.json").write_text(json.dumps({"lines": ["do not show"]}))
     raw = json.loads((folder / "experiment.json").read_text())
@@ -299,7 +367,9 @@ def test_twelve_arms_of_fifty_generations(tmp_path):
 
 def test_several_experiments_in_one_report(quick, tmp_path):
     folder, _ = quick
-    other = made.write(tmp_path / "other", made.three_arms(), seeds=(0, 1, 2), generations=3, name="other")
+    other = made.write(
+        tmp_path / "other", made.three_arms(), seeds=(0, 1, 2), generations=3, metrics=LOSS, name="other"
+    )
     theory = made.closed_form(tmp_path / "theory", seeds=5, generations=4)
     path = report.build_many([folder, other, theory], tmp_path / "out")
     page = read(path)
@@ -315,8 +385,8 @@ def test_several_experiments_in_one_report(quick, tmp_path):
 
 
 def test_same_name_twice_is_told_apart_by_folder(tmp_path):
-    a = made.write(tmp_path / "a", {"replace": Arm("replace")}, generations=2, metrics=("test_loss",))
-    b = made.write(tmp_path / "b", {"replace": Arm("replace")}, generations=2, metrics=("test_loss",))
+    a = made.write(tmp_path / "a", {"replace": Arm("replace")}, generations=2, metrics=LOSS)
+    b = made.write(tmp_path / "b", {"replace": Arm("replace")}, generations=2, metrics=LOSS)
     words_ = read(report.build_many([a, b])).words
     assert "a: replace" in words_ and "b: replace" in words_
 
@@ -332,7 +402,7 @@ def test_unreadable_experiment_is_one_clear_line(tmp_path, content):
 
 
 def test_a_last_line_being_written_is_left_out_and_a_bad_one_refused(tmp_path):
-    folder = made.write(tmp_path, made.three_arms(), generations=2)
+    folder = made.write(tmp_path, made.three_arms(), generations=2, metrics=LOSS)
     path = folder / "records.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"arm": "repl')

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from collapse_jax.measures.stats import Estimate, column_estimates, estimate, verdict, zscores
-from collapse_jax.report import load, style, words
+from collapse_jax.report import shows, style, words
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 500])
@@ -89,6 +89,6 @@ def test_looks_do_not_depend_on_the_other_arms_for_known_workflows():
 
 
 def test_spaced_generations():
-    assert load.spaced(5, 8) == [1, 2, 3, 4, 5]
-    picked = load.spaced(50, 8)
+    assert shows.spaced(5, 8) == [1, 2, 3, 4, 5]
+    picked = shows.spaced(50, 8)
     assert picked[0] == 1 and picked[-1] == 50 and len(picked) <= 8 and picked == sorted(set(picked))

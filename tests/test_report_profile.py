@@ -8,6 +8,7 @@ import pytest
 import report_fixture as made
 
 from collapse_jax import report
+from collapse_jax.config import BadInput
 from collapse_jax.measures import definitions
 from collapse_jax.measures.definitions import NO, NOT_APPLICABLE, UNDECIDED, YES, Finding
 from collapse_jax.measures.evidence import Thresholds
@@ -102,6 +103,12 @@ def test_estimates_are_written_with_their_interval(interval, told):
     assert profile.estimate(Finding(1, UNDECIDED, interval)) == told
 
 
+def test_a_difference_is_told_as_one():
+    found = Finding(8, YES, Interval(0.25, 0.2, 0.3), change="drop", metric="frechet_distance")
+    assert profile.cell(found).estimate == "drop 0.250 ± 0.050"
+    assert profile.cell(found).metric == "Fréchet distance"
+
+
 def test_every_mark_differs_without_colour():
     assert len(set(profile.MARKS.values())) == len(profile.MARKS) == 4
 
@@ -109,6 +116,42 @@ def test_every_mark_differs_without_colour():
 def test_thresholds_are_shown():
     assert profile.criteria(Thresholds(catastrophic=7.5))[0] == "risk ratio > 7.5"
     assert len(profile.criteria(Thresholds())) == len(profile.SHORT) == 8
+
+
+def thresholds(folder, given):
+    raw = json.loads((folder / "experiment.json").read_text())
+    raw["config"]["thresholds"] = given
+    (folder / "experiment.json").write_text(json.dumps(raw))
+    return folder
+
+
+def test_thresholds_are_read_from_the_settings(tmp_path):
+    made.write(tmp_path, made.three_arms(), seeds=(0, 1, 2), metrics=("test_loss",))
+    assert profile.limits(load.read(tmp_path)) == (Thresholds(), False)
+    thresholds(tmp_path, {"catastrophic": 7.5, "level": 0.9})
+    assert profile.limits(load.read(tmp_path)) == (Thresholds(catastrophic=7.5, level=0.9), False)
+    words = Section(report.build(tmp_path).read_text()).words
+    assert "risk ratio > 7.5" in words and "with 90 % Student t intervals" in words
+    calls = [report.conclusion(thresholds(tmp_path, {"catastrophic": x})).count("yes") for x in (1.01, 100.0)]
+    assert calls[0] > calls[1]
+
+
+@pytest.mark.parametrize("given", [{"catastrophic": "much"}, {"modes": 2.0}, {"unknown": 1.0}])
+def test_thresholds_that_cannot_be_used_are_one_clear_line(tmp_path, given):
+    made.write(tmp_path, made.three_arms(), seeds=(0,), metrics=("test_loss",))
+    with pytest.raises(BadInput, match=f"config.thresholds.{next(iter(given))}") as caught:
+        report.build(thresholds(tmp_path, given))
+    assert "\n" not in str(caught.value)
+
+
+def test_experiments_with_different_thresholds_are_judged_by_the_defaults(tmp_path):
+    folders = [
+        made.write(tmp_path / name, {name: Arm("replace")}, metrics=("test_loss",), name=name)
+        for name in "ab"
+    ]
+    thresholds(folders[0], {"catastrophic": 7.5})
+    words = Section(report.build_many(folders).read_text()).words
+    assert "risk ratio > 2" in words and "so these are the defaults" in words
 
 
 def test_claims_name_the_papers_definitions():
@@ -123,10 +166,10 @@ def test_terminal_form(built):
     folder, _ = built
     found = definitions.profile(load.read_records(folder / "records.jsonl"))
     lines = profile.text(found).splitlines()
-    assert len(lines) == 2 + len(found) and lines[1].split() == list("12345678")
-    assert re.fullmatch(
-        r"replace +(yes|no|\?|-)( +(yes|no|\?|-)){7}", lines[-1 - list(found)[::-1].index("replace")]
-    )
+    assert lines[1].split() == list("12345678")
+    for arm, line in zip(found, lines[2:], strict=False):
+        assert re.fullmatch(rf"{arm} +(yes|no|\?|-)( +(yes|no|\?|-)){{7}}", line)
+    assert [name in " ".join(lines) for name in ("1 catastrophic increase", "8 hallucination")] == [True] * 2
 
 
 def sized(folder, n, width=256):

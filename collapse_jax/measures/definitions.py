@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from collapse_jax.measures.changes import contrast, exponentiated, not_finite, ratio, usable
-from collapse_jax.measures.evidence import EVIDENCE, NAMES, VANISHING, Evidence, Thresholds
+from collapse_jax.measures.evidence import EVIDENCE, NAMES, VANISHING, Evidence, Thresholds, measured_as
 from collapse_jax.measures.scaling import clean, exponent_change
 from collapse_jax.measures.series import Curve, Quantity, Record, curves
 from collapse_jax.measures.stats import Estimate, Interval
@@ -27,7 +27,8 @@ class Finding:
     """One definition judged for one arm.
 
     interval: the estimate, in the threshold's unit; relation: "above", "below" or "beyond" (either way), what
-    the definition asks of the estimate; how: metric and comparison in one line; seeds: how many were used.
+    the definition asks of the estimate; how: metric and comparison in one line; seeds: how many were used;
+    change: "rise" or "drop" where shares are compared by difference.
     """
 
     definition: int
@@ -38,6 +39,7 @@ class Finding:
     metric: str = ""
     how: str = ""
     seeds: int = 0
+    change: str = ""
 
     @property
     def name(self) -> str:
@@ -95,31 +97,35 @@ def _preference(q: Quantity) -> tuple[bool, str, str]:
 def _one(
     k: int, measured: Mapping[str, Measured], evidence: tuple[Evidence, ...], limits: Thresholds
 ) -> Finding:
-    found = next((e for e in evidence if e.metric in measured), None)
-    if found is None or k == 4:
-        needs = "three arms or more that differ in their real rows only" if k == 4 else _any(evidence)
-        return Finding(k, NOT_APPLICABLE, how=f"needs {needs}")
-    quantity, curve = measured[found.metric]
+    """The finding of the first evidence that applies."""
+    if k == 4:
+        how = "needs three arms or more that differ in their real rows only"
+        return Finding(k, NOT_APPLICABLE, how=how)
+    there = [e._replace(metric=m) for e in evidence if (m := measured_as(e.metric, measured))]
+    if not there:
+        return Finding(k, NOT_APPLICABLE, how=f"needs {' or '.join(e.metric for e in evidence)}")
+    findings = (_judged(k, e, *measured[e.metric], limits) for e in there)
+    first = next(findings)
+    return next((f for f in (first, *findings) if f.verdict != NOT_APPLICABLE), first)
+
+
+def _judged(k: int, e: Evidence, quantity: Quantity, curve: Curve, limits: Thresholds) -> Finding:
     columns = usable(curve)
     gone = not_finite(curve)
     if not len(columns) or curve.generations_G[columns[0]] != 1:
-        return Finding(k, UNDECIDED, metric=found.metric, how=f"{found.metric}: no value in generation 1")
+        return Finding(k, UNDECIDED, metric=e.metric, how=f"{e.metric}: no value in generation 1")
     if k in (1, 2) and gone:
         endless = Interval(math.inf, math.inf, math.inf)
         limit = limits.catastrophic if k == 1 else limits.increase
-        how = f"{found.metric}: {gone}, and counts as infinite"
-        return Finding(k, YES, endless, "above", limit, found.metric, how, int(curve.n_G.max()))
+        how = f"{e.metric}: {gone}, and counts as infinite"
+        return Finding(k, YES, endless, "above", limit, e.metric, how, int(curve.n_G.max()))
     if len(columns) < 2:
-        return Finding(k, UNDECIDED, metric=found.metric, how=f"{found.metric}: one generation")
+        return Finding(k, UNDECIDED, metric=e.metric, how=f"{e.metric}: one generation")
     if k == 2:
-        return _any_increase(found.metric, curve, columns, limits)
+        return _any_increase(e.metric, curve, columns, limits)
     if k == 3:
-        return _diverging(found.metric, curve, columns, limits, gone)
-    return _compared(k, found, quantity.unit, curve, columns, limits, gone)
-
-
-def _any(evidence: Iterable[Evidence]) -> str:
-    return " or ".join(e.metric for e in evidence)
+        return _diverging(e.metric, curve, columns, limits, gone)
+    return _compared(k, e, quantity.unit, curve, columns, limits, gone)
 
 
 def _compared(
@@ -150,7 +156,8 @@ def _compared(
     how = f"{what}: generation {_t(curve, last)} {words}"
     n = _seeds(curve, columns)
     relation = "above" if sign > 0 else "below"
-    return Finding(k, verdict, change, relation, limit, e.metric, _told(how, curve, n, notes), n)
+    way = {"rises": "rise", "drops": "drop"}.get(e.kind, "")
+    return Finding(k, verdict, change, relation, limit, e.metric, _told(how, curve, n, notes), n, way)
 
 
 def _change(kind: str, unit: str, curve: Curve, first: int, last: int, level: float) -> tuple[Interval, int]:
@@ -246,7 +253,7 @@ def _scaling(
     """4: loss ~ rows^-c over arms that differ in their real rows only; c of generation 1 minus c of the last.
 
     A plateau counts: it lowers the exponent. "yes" where the interval of the change lies beyond +-threshold,
-    "no" where it lies within. Three sizes at least, and losses above 0.
+    "no" where it lies within. Three sizes at least, and losses above 0 (no density's).
     """
     series: dict[str, list[tuple[float, str]]] = {}
     for arm, (name, rows) in sizes.items():
@@ -270,7 +277,8 @@ def _law(metric: str, by_size: list[tuple[float, Curve]], limits: Thresholds) ->
     ends = [tuple(int(np.flatnonzero(c.generations_G == t)[0]) for t in (1, last)) for _, c in by_size]
     ratios = [ratio(c, a, z, limits.level) for (_, c), (a, z) in zip(by_size, ends, strict=True)]
     if any(not r.mean > 0 for r in ratios):
-        return None
+        how = f"{metric}: not above 0 everywhere, so no power of the rows"
+        return Finding(4, NOT_APPLICABLE, metric=metric, how=how)
     rows_N = np.array([rows for rows, _ in by_size])
     losses_N2 = np.array([c.mean_G[list(at)] for (_, c), at in zip(by_size, ends, strict=True)])
     before, after = (clean(rows_N, losses_N).exponent for losses_N in losses_N2.T)

@@ -1,8 +1,11 @@
 """What decides each definition of model collapse: the metrics in order of preference, and the thresholds."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from collapse_jax.config import number
 
 NAMES = (
     "Catastrophic increase of population risk",
@@ -29,16 +32,16 @@ class Thresholds:
     level: coverage of the intervals, simultaneous over all comparisons of one definition.
     """
 
-    catastrophic: float = 2.0
-    increase: float = 0.0
-    exponent: float = 0.05
-    variance: float = 0.1
-    modes: float = 0.5
-    tails: float = 0.5
-    mass: float = 0.05
-    hallucination: float = 2.0
-    steady: float = 0.05
-    level: float = 0.95
+    catastrophic: float = number(2.0, 0.0)
+    increase: float = number(0.0)
+    exponent: float = number(0.05, 0.0)
+    variance: float = number(0.1, 0.0, 1.0)
+    modes: float = number(0.5, 0.0, 1.0)
+    tails: float = number(0.5, 0.0, 1.0)
+    mass: float = number(0.05, 0.0, 1.0)
+    hallucination: float = number(2.0, 0.0)
+    steady: float = number(0.05, 0.0, 1.0)
+    level: float = number(0.95, 0.5, 0.9999)
 
 
 class Evidence(NamedTuple):
@@ -54,10 +57,11 @@ class Evidence(NamedTuple):
     threshold: str = ""
 
 
-RISK = tuple(Evidence(m) for m in ("test_loss", "frechet_distance", "fid", "inflation"))
-RATIOS = ("perplexity", "frechet_distance", "fid", "test_loss", "inflation")
-# In order of preference. A logarithm comes before the mean it belongs to: the mean variance of an unbiased
-# refit stays put while almost every single chain's variance goes to 0.
+RISK = tuple(Evidence(m) for m in ("test_loss", "frechet_distance", "wasserstein2", "inflation"))
+RATIOS = ("perplexity", "frechet_distance", "test_loss", "wasserstein2", "inflation")
+# In order of preference: what is measured on the data itself comes before what a model says of them, and a
+# logarithm before the mean it belongs to: the mean variance of an unbiased refit stays put while almost
+# every single chain's variance goes to 0.
 EVIDENCE: Mapping[int, tuple[Evidence, ...]] = {
     1: tuple(Evidence(m, "risk", "catastrophic") for m in RATIOS),
     2: RISK,
@@ -67,32 +71,46 @@ EVIDENCE: Mapping[int, tuple[Evidence, ...]] = {
         Evidence("log_variance", "shrinks_log", "variance"),
         Evidence("std_ratio", "shrinks_squared", "variance"),
         Evidence("variance_ratio", "shrinks", "variance"),
+        Evidence("pixel_variance", "shrinks", "variance"),
+        Evidence("diversity", "shrinks_squared", "variance"),  # a distance, whose square is a variance
         Evidence("heterozygosity", "shrinks", "variance"),
         Evidence("unigram_entropy", "shrinks_log", "variance"),  # exp: how many tokens are in use
         Evidence("entropy", "shrinks", "variance"),
         Evidence("distinct_2", "shrinks", "variance"),
     ),
     6: (
-        Evidence("mode_coverage", "shrinks", "modes"),
-        Evidence("class_coverage", "shrinks", "modes"),
-        Evidence("modes", "shrinks", "modes"),
-        Evidence("mode_separation", "shrinks", "modes"),
         Evidence("smallest_share", "shrinks", "modes"),
-        Evidence("mode_overlap", "rises", "mass"),
+        Evidence("class_coverage", "shrinks", "modes"),
         Evidence("class_confusion", "rises", "mass"),
+        Evidence("coverage_recall", "shrinks", "modes"),  # the modes of a molecule are its conformers
+        Evidence("centre_distance", "shrinks", "modes"),
+        Evidence("smaller_weight", "shrinks", "modes"),
     ),
     7: (
         Evidence("tail_recall", "shrinks", "tails"),
         Evidence("survivors", "shrinks", "tails"),
         Evidence("missing_mass", "rises", "mass"),
+        Evidence("unseen_contexts", "rises", "mass"),
+        Evidence("stored", "shrinks", "tails"),
         Evidence("recall", "shrinks", "tails"),
         Evidence("coverage", "shrinks", "tails"),
+        Evidence("coverage_recall", "shrinks", "tails"),
     ),
     8: (
-        Evidence("sample_loss_under_first", "grows_log", "hallucination"),
-        Evidence("mass_outside", "rises", "mass"),
-        Evidence("validity", "drops", "mass"),
+        Evidence("valid_share", "drops", "mass"),
         Evidence("precision", "drops", "mass"),
+        Evidence("coverage_precision", "drops", "mass"),
+        Evidence("sample_loss_under_first", "risk", "hallucination"),
     ),
 }
 VANISHING = (5, 7)  # definitions that speak of a limit of 0
+
+
+def measured_as(metric: str, names: Iterable[str]) -> str:
+    """The metric's name among those measured: itself, or itself at its smallest threshold (`coverage_recall_0.5`).
+
+    Empty where it was not measured.
+    """
+    names = set(names)
+    at = {n: m for n in names if (m := re.fullmatch(re.escape(metric) + r"_(\d+(?:\.\d+)?)", n))}
+    return metric if metric in names else min(at, key=lambda n: float(at[n][1]), default="")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.measures.stats import NOTHING, Estimate, column_estimates, estimate, quantile
+from collapse_jax.measures.stats import NOTHING, Estimate, column_estimates, estimate, quantile, zscores
 
 Record = Mapping[str, Any]
 
@@ -26,7 +26,8 @@ class Curve:
     """One quantity of one arm over its generations.
 
     values_SG is nan where a seed has no finite value, diverged_SG true where one was recorded as not finite.
-    mean_G, half_G, se_G, n_G summarise the seeds; predicted_G is nan where no law exists.
+    mean_G, half_G, se_G, n_G summarise the seeds; predicted_G is nan where no law exists. exact_G is false
+    where the law holds to leading order only, reliable_G where too few seeds carry the mean of a heavy tail.
     """
 
     generations_G: np.ndarray
@@ -38,6 +39,14 @@ class Curve:
     se_G: np.ndarray
     n_G: np.ndarray
     predicted_G: np.ndarray
+    exact_G: np.ndarray
+    reliable_G: np.ndarray
+
+    @property
+    def z_G(self) -> np.ndarray:
+        """Distance of the mean from its law in standard errors; nan where that would not be normal."""
+        z_G = zscores(self.mean_G, self.se_G, self.predicted_G)
+        return np.where(self.exact_G & self.reliable_G, z_G, np.nan)
 
     @property
     def whole_G(self) -> np.ndarray:
@@ -108,11 +117,14 @@ def _curve(records: list[Record]) -> Curve:
     values_SG = np.full((len(seeds), len(generations)), np.nan)
     diverged_SG = np.zeros(values_SG.shape, bool)
     predicted_G = np.full(len(generations), np.nan)
+    exact_G, reliable_G = np.ones((2, len(generations)), bool)
     means = []
     for r in records:
         t, x = column[r["generation"]], value(r.get("value"))
         if r.get("predicted") is not None:
             predicted_G[t] = value(r["predicted"])
+        exact_G[t] &= r.get("exact") is not False
+        reliable_G[t] &= r.get("reliable") is not False
         if r.get("seed") is None:
             means.append((t, x, value(r.get("se")), r.get("seeds")))
         elif np.isfinite(x):
@@ -123,9 +135,8 @@ def _curve(records: list[Record]) -> Curve:
     for t, x, se, n in means:
         n = int(value(n)) if np.isfinite(value(n)) else 1
         mean_G[t], se_G[t], n_G[t], half_G[t] = x, se, n, float(quantile(n)) * se
-    return Curve(
-        np.array(generations), tuple(seeds), values_SG, diverged_SG, mean_G, half_G, se_G, n_G, predicted_G
-    )
+    summary = mean_G, half_G, se_G, n_G, predicted_G, exact_G, reliable_G
+    return Curve(np.array(generations), tuple(seeds), values_SG, diverged_SG, *summary)
 
 
 def _blank(columns: int) -> tuple[np.ndarray, ...]:

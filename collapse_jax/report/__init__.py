@@ -1,7 +1,7 @@
 """The report: figures, one self-contained HTML page and a CSV, from what a run left on disk.
 
 `build` for one working directory (again after every generation, so that a run can be watched), `build_many`
-to compare several, `summary` for the table at the end of a run.
+to compare several, `conclusion` for what the terminal says at the end of a run.
 """
 
 import csv
@@ -13,15 +13,17 @@ from pathlib import Path
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
+from collapse_jax.measures.definitions import judge
 from collapse_jax.measures.series import Record
+from collapse_jax.report import profile
 from collapse_jax.report.load import Experiment, merge, read
-from collapse_jax.report.outcomes import summary
+from collapse_jax.report.outcomes import shown, summary
 from collapse_jax.report.page import render
 
 COLUMNS = ("arm", "seed", "generation", "generation_id", "metric", "value", "unit", "split", "predicted")
 PLAIN = {str, int, float, type(None)}
 
-__all__ = ["build", "build_many", "records_csv", "summary"]
+__all__ = ["build", "build_many", "conclusion", "records_csv", "summary"]
 
 
 def build(workdir: Path | str) -> Path:
@@ -49,6 +51,17 @@ def build_many(workdirs: Sequence[Path | str], out: Path | str | None = None) ->
         labels = [str(p) for p in paths]
     whole = merge(list(zip(labels, experiments, strict=True))) if len(paths) > 1 else experiments[0]
     return _write(whole, Path(out) if out is not None else paths[0] / "comparison")
+
+
+def conclusion(workdir: Path | str) -> str:
+    """For the terminal: the table of test losses and the collapse profile of a working directory.
+
+    Raises `BadInput` where it holds no readable experiment.
+    """
+    e = read(Path(workdir))
+    limits, _ = profile.limits(e)
+    told = profile.text(judge(shown(e.records), limits, profile.sizes(e)))
+    return "\n\n".join(part for part in (summary(e.records), told) if part)
 
 
 def _write(experiment: Experiment, folder: Path) -> Path:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_jax.measures.series import Curve, Quantity, value
-from collapse_jax.measures.stats import zscores
 from collapse_jax.report.axes import THIN_SEEDS, Curves, End, frame, label_ends, wrapped
 from collapse_jax.report.style import INK, QUIET, Look, png, text_width
 from collapse_jax.report.words import quantity as axis_words
@@ -29,7 +28,7 @@ def hero(
 ) -> bytes:
     """The headline figure, arms named at the ends of their curves; z-scores below where a law is known."""
     published = _published(quantity, by_arm, reference)
-    tested = any(np.isfinite(zscores(c.mean_G, c.se_G, c.predicted_G)).any() for c in by_arm.values())
+    tested = any(np.isfinite(c.z_G).any() for c in by_arm.values())
     names = list(by_arm) if len(by_arm) <= LABELLED else []
     labels = wrapped([*names, *(r["label"] for r, _ in published)])
     right = max(text_width((line for x in labels for line in x.split("\n")), 8.8), 0.2) + 0.42
@@ -70,9 +69,10 @@ def panel(
     reference: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     """A small figure of one quantity; a legend that fits stands in it, a longer one is left to the page."""
-    legend = sum(len(a) + 5 for a in by_arm) <= 58
+    letters = sum(len(a) + 5 for a in by_arm)
+    legend = letters <= 58
     published = _published(quantity, by_arm, reference)
-    width, height = 4.3, 2.9
+    width, height = 3.9, 2.75
 
     def draw(figure: "Figure") -> None:
         tall = 1 - (0.78 + 0.24 * legend) / height
@@ -90,7 +90,7 @@ def panel(
                 loc="lower left",
                 bbox_to_anchor=(-0.12, 0.99),
                 ncols=len(by_arm),
-                fontsize=7.8,
+                fontsize=min(9.0, 7.8 * 58 / letters),
                 handlelength=1.2,
                 handletextpad=0.5,
                 columnspacing=1.1,
@@ -231,7 +231,7 @@ def _draw_z(axes: "Axes", by_arm: Curves, looks: Mapping[str, Look]) -> None:
     axes.axhline(0, color=INK, lw=0.7, zorder=1)
     reach = 3.0
     for arm, curve in by_arm.items():
-        z_G = zscores(curve.mean_G, curve.se_G, curve.predicted_G)
+        z_G = curve.z_G
         many = len(z_G) > 30
         axes.plot(
             curve.generations_G,

@@ -1,7 +1,6 @@
 """What a report is made of: the files of one or more working directories, as plain data."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,19 +11,8 @@ import numpy as np
 from collapse_jax import files
 from collapse_jax.config import BadInput
 from collapse_jax.measures.series import Record
+from collapse_jax.report.shows import Show, read_shows
 from collapse_jax.report.words import visible
-
-SHOWN_GENERATIONS = 8
-SHOWN_ROWS = 5
-SHOWN_CHARACTERS = 700
-
-
-@dataclass(frozen=True)
-class Show:
-    """Rows of a generation written for people; `prompts` are the beginnings they continue (may be empty)."""
-
-    lines: tuple[str, ...]
-    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +21,7 @@ class Experiment:
 
     tables: arm -> expected rows used, float [generations, generations], entry [t - 1, k] of source k.
     ids: arm -> seed -> generation ids from t = 1; status: id -> committed, missing or diverged.
-    shows: arm -> generation -> sample rows of the first seed.
+    shows: arm -> generation -> what people look at.
     settings: (experiment, resolved config); versions: (experiment, {name: version}).
     """
 
@@ -99,7 +87,7 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
         settings=((name, raw.get("config") or {}),),
         versions=((name, versions),),
         records=tuple(records),
-        shows={arm: _shows(store, chains) for arm, chains in ids.items()},
+        shows={arm: read_shows(store, chains) for arm, chains in ids.items()},
     )
 
 
@@ -132,41 +120,6 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise BadInput(message) from error
         records.append(record)
     return records
-
-
-def spaced(last: int, count: int) -> list[int]:
-    """At most `count` generations of 1..last, first and last included, closer together early on."""
-    if last <= count:
-        return list(range(1, last + 1))
-    return [*sorted({1, 2, *np.geomspace(1, last, count).round().astype(int).tolist()})[: count - 1], last]
-
-
-def _shows(store: Path, chains: Mapping[str, Sequence[str]]) -> dict[int, Show]:
-    """Sample rows of the first seed's generations that have a show.json."""
-    chain = next(iter(chains.values()), [])
-    safe = [(t, i) for t, i in enumerate(chain, 1) if re.fullmatch(r"[\w-]+", i)]
-    there = [(t, path) for t, i in safe if (path := store / "generations" / i / "show.json").is_file()]
-    wanted = {there[at - 1][0] for at in spaced(len(there), SHOWN_GENERATIONS)} if there else set()
-    shows = {}
-    for t, path in there:
-        if t in wanted and (show := _show(path)) is not None:
-            shows[t] = show
-    return shows
-
-
-def _show(path: Path) -> Show | None:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        lines = [_clip(str(line)) for line in raw.get("lines") or ()]
-        prompts = [_clip(str(line)) for line in raw.get("prompts") or ()]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None  # a sample to look at is not worth refusing the report for
-    return Show(tuple(lines[:SHOWN_ROWS]), tuple(prompts[:SHOWN_ROWS]))
-
-
-def _clip(text: str) -> str:
-    text = visible(text[: SHOWN_CHARACTERS + 1])
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
 
 
 def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from collapse_jax.measures.series import Curve, Quantity, Record, curves
-from collapse_jax.measures.stats import Estimate, verdict, zscores
+from collapse_jax.measures.stats import Estimate, verdict
 from collapse_jax.report.words import listed, number, plural, plus_minus, spoken, visible
 
 HEADLINE = "test_loss"
 SPELT_OUT = 4
+LEADING_ORDER, TOO_FEW = "leading order", "too few seeds for this tail"
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,15 @@ class Outcome:
     verdict: str
     diverged: str
 
+    @property
+    def scale(self) -> float:
+        """What a change is written to the digits of where it has no interval."""
+        return 0.01 * max(abs(self.first.mean), abs(self.last.mean))
+
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one arm's simulation stands against its exact prediction."""
+    """How one arm's simulation stands against its prediction; `why` says what keeps `z` from being one."""
 
     arm: str
     quantity: Quantity
@@ -40,6 +46,7 @@ class Agreement:
     worst_z: float
     worst_generation: int
     compared: int
+    why: str
 
 
 def shown(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
@@ -47,14 +54,15 @@ def shown(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
     return {Quantity(*map(visible, q)): by_arm for q, by_arm in curves(records).items()}
 
 
-def outcomes(by_arm: Mapping[str, Curve]) -> list[Outcome]:
-    """One row an arm."""
+def outcomes(by_arm: Mapping[str, Curve], unit: str = "") -> list[Outcome]:
+    """One row an arm. A loss in nats or bits has no natural zero: it is weighed against 1 where it is smaller."""
+    least = 1.0 if unit.startswith(("nat", "bit")) else 0.0
     rows = []
     for arm, curve in by_arm.items():
         first, last, change = curve.ends()
         start, end = curve.at(first), curve.at(last)
         diverged = ", ".join(f"seed {s} at generation {t}" for s, t in curve.diverged.items())
-        word = verdict(start.mean, change) if last > first or not diverged else "diverges"
+        word = verdict(max(abs(start.mean), least), change) if last > first or not diverged else "diverges"
         if last == first and not diverged:
             word = "one generation"
         span = (int(curve.generations_G[first]), int(curve.generations_G[last]))
@@ -77,7 +85,7 @@ def agreements(quantity: Quantity, by_arm: Mapping[str, Curve]) -> list[Agreemen
     """One row an arm that has a prediction and an interval."""
     rows = []
     for arm, curve in by_arm.items():
-        z_G = zscores(curve.mean_G, curve.se_G, curve.predicted_G)
+        z_G = curve.z_G
         known = np.flatnonzero(np.isfinite(curve.predicted_G) & np.isfinite(curve.mean_G))
         if not len(known):
             continue
@@ -95,9 +103,17 @@ def agreements(quantity: Quantity, by_arm: Mapping[str, Curve]) -> list[Agreemen
                 float(z_G[worst]),
                 int(curve.generations_G[worst]),
                 len(tested),
+                _why(curve, last),
             )
         )
     return rows
+
+
+def _why(curve: Curve, column: int) -> str:
+    """Why the mean is no normal distance from its law in this generation; empty where it is one."""
+    if not curve.exact_G[column]:
+        return LEADING_ORDER
+    return "" if curve.reliable_G[column] else TOO_FEW
 
 
 def headlines(panels: Mapping[Quantity, Mapping[str, Curve]]) -> list[Quantity]:
@@ -137,12 +153,11 @@ def sentence(quantity: Quantity, rows: list[Outcome]) -> str:
 def _moves(row: Outcome, unit: str) -> str:
     """`rises by 0.83 ± 0.05 nats/token`, `stays flat (+0.02 ± 0.03)`."""
     word, change = row.verdict.split(",")[0].removesuffix(" (one seed)"), row.change
-    digits = row.last.mean * 0.01
     if word in ("flat", "undecided", "diverges"):
         verb = {"flat": "stays flat", "undecided": "changes by an undecided amount"}.get(word, word)
-        return f"{verb} ({plus_minus(change.mean, change.half, sign=True, scale=digits)}{unit})"
+        return f"{verb} ({plus_minus(change.mean, change.half, sign=True, scale=row.scale)}{unit})"
     verb = {"up": "goes up", "down": "goes down"}.get(word, word)
-    return f"{verb} by {plus_minus(abs(change.mean), change.half, scale=digits)}{unit}"
+    return f"{verb} by {plus_minus(abs(change.mean), change.half, scale=row.scale)}{unit}"
 
 
 def summary(records: Iterable[Record]) -> str:
@@ -152,8 +167,8 @@ def summary(records: Iterable[Record]) -> str:
         return "no measurements yet"
     blocks = []
     for quantity in headlines(panels):
-        rows = outcomes(panels[quantity])
-        z_of = {a.arm: number(a.z, 0.1, sign=True) for a in agreements(quantity, panels[quantity])}
+        rows = outcomes(panels[quantity], quantity.unit)
+        z_of = {a.arm: a.why or number(a.z, 0.1, sign=True) for a in agreements(quantity, panels[quantity])}
         head = ["arm", "seeds", "generations", "first", "last", "change", *(["z"] if z_of else []), "verdict"]
         cells = [
             [
@@ -162,7 +177,7 @@ def summary(records: Iterable[Record]) -> str:
                 f"{r.generations[0]} - {r.generations[1]}",
                 plus_minus(r.first.mean, r.first.half),
                 plus_minus(r.last.mean, r.last.half),
-                plus_minus(r.change.mean, r.change.half, sign=True, scale=r.last.mean * 0.01),
+                plus_minus(r.change.mean, r.change.half, sign=True, scale=r.scale),
                 *([z_of.get(r.arm, "")] if z_of else []),
                 r.verdict,
             ]

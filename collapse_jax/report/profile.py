@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from collapse_jax.config import resolve
 from collapse_jax.measures.definitions import NO, NOT_APPLICABLE, UNDECIDED, YES, Finding, Profile
 from collapse_jax.measures.evidence import NAMES, Thresholds
 from collapse_jax.report.load import Experiment
@@ -33,7 +34,7 @@ CLAIMS = (
     ("Shumailov et al. 2024", "7e"),
     ("Kazdan et al. 2025", "1e 3e"),
 )
-NOT_COMPARED = {"rows", "max_rows", "name", "reference"}
+NOT_COMPARED = {"rows", "max_rows", "name", "reference", "thresholds"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Cell:
 
 def cell(f: Finding) -> Cell:
     verdict = "" if f.verdict == NOT_APPLICABLE else f.verdict
-    return Cell(CLASSES[f.verdict], MARKS[f.verdict], verdict, estimate(f), spoken(visible(f.metric)))
+    told = f"{f.change} {estimate(f)}".strip()
+    return Cell(CLASSES[f.verdict], MARKS[f.verdict], verdict, told, spoken(visible(f.metric)))
 
 
 def estimate(f: Finding) -> str:
@@ -78,10 +80,24 @@ def criteria(limits: Thresholds) -> list[str]:
         "outgrows log t: > 0",
         f"exponent moves > {limit(limits.exponent)}",
         f"left < {limit(limits.variance)}",
-        f"left < {limit(limits.modes)}",
-        f"left < {limit(limits.tails)}",
-        f"perplexity ratio > {limit(limits.hallucination)}",
+        f"left < {limit(limits.modes)} or drop > {limit(limits.mass)}",
+        f"left < {limit(limits.tails)} or rise > {limit(limits.mass)}",
+        f"likelihood ratio > {limit(limits.hallucination)} or drop > {limit(limits.mass)}",
     ]
+
+
+def limits(e: Experiment) -> tuple[Thresholds, bool]:
+    """(the thresholds that the settings name, whether several experiments name different ones).
+
+    Where they differ the defaults are used. Raises `BadInput` where one cannot be used.
+    """
+    given = [
+        resolve(Thresholds, config.get("thresholds") or {}, "config.thresholds")
+        for _, config in e.settings
+        if isinstance(config, Mapping) and isinstance(config.get("thresholds") or {}, Mapping)
+    ]
+    clash = len(set(given)) > 1
+    return (Thresholds() if clash or not given else given[0]), clash
 
 
 def claims() -> str:
@@ -165,5 +181,6 @@ def text(profile: Profile) -> str:
         visible(arm).ljust(width) + "  " + "  ".join(words[f.verdict].rjust(3) for f in findings)
         for arm, findings in profile.items()
     ]
-    note = "definitions of collapse 1-8 (arXiv 2503.03150); ? undecided, - not measured"
-    return "\n".join([note, head, *lines])
+    named = [f"{k} {name.lower()}" for k, name in enumerate(SHORT, 1)]
+    note = "definitions of collapse (arXiv 2503.03150); ? undecided, - not measured"
+    return "\n".join([note, head, *lines, ", ".join(named[:4]) + ",", ", ".join(named[4:])])

@@ -1,9 +1,11 @@
 """How numbers and untrusted text are written for people."""
 
 import math
+import re
 import unicodedata
 
 MINUS = "−"
+HELD_OUT = "held_out_"
 EXPLAIN = {
     "test_loss": "Loss on held-out real data; lower is better.",
     "perplexity": "exp of the test loss per token on held-out real data.",
@@ -16,12 +18,51 @@ EXPLAIN = {
     "tail_recall": "Share of the rarest decile of the real vocabulary that still appears in the samples.",
     "sample_loss_under_first": "Loss of each generation's samples under generation 1. Falling: the samples "
     "become more typical of what generation 1 knew. Rising: they drift away from it.",
+    "frechet_distance": "Squared distance of Gaussians fitted to the features of samples and real data: 0 where "
+    "they agree.",
+    "precision": "Share of the samples that lie among real data.",
+    "recall": "Share of the real data that lie among samples: falls when the tails are lost.",
+    "density": "How many real neighbourhoods a sample lies in; 1 for real data.",
+    "coverage": "Share of the real data with a sample in their neighbourhood.",
+    "memorisation": "Share of the samples that are copies of training rows, beyond what held-out rows show.",
+    "class_coverage": "Effective number of classes in the samples over the number of real ones.",
+    "smallest_share": "Smallest share of a class in the samples over its real share: 0 where one has vanished.",
+    "class_entropy": "Entropy of the classes in the samples.",
+    "class_confusion": "How far the classes of the samples run into each other.",
+    "pixel_variance": "Variance of the samples, mean over pixels.",
+    "variance_ratio": "Variance of the samples over that of the real data.",
+    "coverage_recall": "Share of the real conformations with a sample within the distance.",
+    "matching_recall": "Distance of a real conformation from the nearest sample, mean; lower is better.",
+    "coverage_precision": "Share of the samples with a real conformation within the distance.",
+    "matching_precision": "Distance of a sample from the nearest real conformation, mean; lower is better.",
+    "bond_distance": "Wasserstein-1 distance of bond lengths from the real ones; lower is better.",
+    "angle_distance": "Wasserstein-1 distance of bond angles from the real ones; lower is better.",
+    "torsion_distance": "Wasserstein-1 distance of torsion angles from the real ones; lower is better.",
+    "valid_share": "Share of the samples with possible bond lengths and without clashes.",
+    "diversity": "How far samples of one molecule lie apart, mean.",
+    "real_diversity": "How far real conformations of one molecule lie apart, mean.",
 }
+
+SPELT = {"frechet": "Fréchet", "kl": "KL"}
+
+
+def stem(metric: str) -> str:
+    """The metric without the threshold it may end in, nor what it begins with where it was measured on samples
+    for held-out rows: `held_out_coverage_recall_0.5` -> `coverage_recall`.
+    """
+    metric = metric.removeprefix(HELD_OUT)
+    return metric if metric in EXPLAIN else re.sub(r"_\d+(\.\d+)?$", "", metric)
+
+
+def explained(metric: str) -> str:
+    """What a metric says, in a sentence; empty where nothing is known of it."""
+    told = EXPLAIN.get(stem(metric), "")
+    return f"{told} Of samples drawn for held-out rows." if told and metric.startswith(HELD_OUT) else told
 
 
 def spoken(name: str) -> str:
     """A metric's name as words: `test_loss` -> `test loss`."""
-    return name.replace("_", " ")
+    return " ".join(SPELT.get(word, word) for word in name.split("_"))
 
 
 def quantity(metric: str, unit: str) -> str:
