@@ -13,6 +13,7 @@ from collapse_jax import config as settings_
 from collapse_jax import families, rng
 from collapse_jax.config import BadInput, each, number, text
 from collapse_jax.lineage import RECIPE_VERSION, generation_id
+from collapse_jax.measures.evidence import Thresholds
 from collapse_jax.sampling.writer import Writing
 from collapse_jax.training.step import Training
 from collapse_jax.workflows import Arm, Mixture, Workflow
@@ -46,6 +47,7 @@ class Experiment:
     rows: n, real rows generation 1 is fitted on, and rows each generation samples (0 = all there are).
     together: seeds trained side by side in one program (0: one on a CPU, which a single seed fills; on other
         devices as many as have 32M parameters together).
+    thresholds: where the definitions of collapse draw their lines; they change the report alone.
     reference: published curves, each {"label", "arm", "metric", "points": [[generation, value], ...]}.
     """
 
@@ -63,6 +65,7 @@ class Experiment:
     writing: Writing = Writing()
     mesh: MeshShape = MeshShape()
     arms: dict[str, Arm] = each(Arm)
+    thresholds: Thresholds = field(default=Thresholds(), metadata={"identity": False})
     reference: tuple = field(default=(), metadata={"identity": False})
 
     def problems(self) -> Iterator[str]:

@@ -118,7 +118,8 @@ class Run:
             if news:
                 self._write(last=False)
         self._write(last=True)
-        say(report.summary(list(self._records())))
+        if processes.lead():
+            say(report.conclusion(self.workdir))
         first, later = self.compiled.get(1, 0), sum(n for t, n in self.compiled.items() if t > 1)
         say(
             f"{duration(time.perf_counter() - began)}; compiled {first} programs for generation 1, {later} after it"
