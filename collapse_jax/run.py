@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ TOGETHER = 32_000_000  # parameters trained side by side: enough to fill a chip,
 def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int:
     """Run or resume; exit code 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
     store = (store or workdir).resolve()
+    _open_many_files()
     mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
     with ExitStack() as stack:
 
@@ -46,6 +48,12 @@ def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int
         code = Run(experiment, workdir, store, mesh).all()
         processes.barrier("end")
         return code
+
+
+def _open_many_files() -> None:
+    """As many as the system allows: a late generation of `accumulate` reads the shards of all before it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, Graph]:
