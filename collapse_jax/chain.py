@@ -30,7 +30,8 @@ from collapse_jax.training import loop
 from collapse_jax.training.evaluate import Evaluator
 from collapse_jax.training.step import State, Trainer
 
-SHOWN = 64  # rows that a family is given to make something of for people to look at
+SHOWN = 512  # rows that a family is given to make something of for people to look at
+LINES = 8  # and the lines of it that are kept
 BATCH = 4096
 
 
@@ -240,7 +241,8 @@ class Chain:
         model = loop.load(self.trainer, lane.fitted)
         metrics = self.family.measure(model, Whole(samples, rows), Whole(self.real, rows), Whole(self.test))
         few = [source.read(0, min(SHOWN, len(source))) for source in (samples, self.real)]
-        return metrics, self.family.show(model, *few, rng.key("show", lane.node.seed))
+        shown = self.family.show(model, *few, rng.key("show", lane.node.seed))
+        return metrics, shown | {name: shown[name][:LINES] for name in ("lines", "prompts") if name in shown}
 
     def _commit(self, lane: "Lane") -> None:
         node, generation = lane.node, lane.generation
