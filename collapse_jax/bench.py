@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from collapse_jax import chain, devices, flops, run
+from collapse_jax import devices, flops, provenance, run
 from collapse_jax import mesh as meshes
 from collapse_jax.console import say
 from collapse_jax.data import mixture
@@ -124,7 +124,7 @@ class Bench:
             "peak_memory_bytes": stats.get("peak_bytes_in_use", on_host),
             "params": sum(x.size for x in jax.tree.leaves(self.trainer.abstract["model"])),
             "seeds_together": self.lanes,
-            "device": chain.device(),
+            "device": provenance.device(),
         }
 
     def _stacked(self, batch: Any) -> Any:

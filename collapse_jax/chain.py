@@ -4,19 +4,14 @@ It knows families by their protocol alone. Every stage first asks the generation
 so the same call starts a generation, resumes it, mends it or finds nothing to do.
 """
 
-import hashlib
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from collapse_jax import __version__, faults, files, rng
+from collapse_jax import faults, rng
 from collapse_jax import mesh as meshes
-from collapse_jax.config import BadInput
 from collapse_jax.console import Bar, Rate, loud
 from collapse_jax.data import mixture
 from collapse_jax.data.records import RowSource
@@ -25,6 +20,7 @@ from collapse_jax.families import Family
 from collapse_jax.lanes import stack
 from collapse_jax.lineage import Generation
 from collapse_jax.metrics import Curves, Timings
+from collapse_jax.provenance import device, versions
 from collapse_jax.sampling import writer
 from collapse_jax.training import loop
 from collapse_jax.training.evaluate import Evaluator
@@ -125,11 +121,11 @@ class Chain:
             return
         steps, (item, per_row) = todo[0].node.steps, self.family.items
         rate = Rate(len(todo) * self.experiment.train.batch_size * per_row)
-        with ExitStack() as stack:
-            bar = stack.enter_context(closing(Bar(_title(todo, "fit"), steps, "steps")))
+        with ExitStack() as opened:
+            bar = opened.enter_context(closing(Bar(_title(todo, "fit"), steps, "steps")))
             fits = []
             for lane in todo:
-                curves = stack.enter_context(closing(Curves(self.logs, lane.generation.id)))
+                curves = opened.enter_context(closing(Curves(self.logs, lane.generation.id)))
 
                 def report(step: int, values: dict[str, float], curves: Curves = curves) -> None:
                     curves.write(step, values)
@@ -165,14 +161,14 @@ class Chain:
         """The training batches of a node from a step on, and the shards they come from, open for as long."""
         size = self.experiment.train.batch_size
         seed, draws = (node.seed, node.generation), node.steps * size
-        with ExitStack() as stack:
+        with ExitStack() as opened:
             parts = []
             for s in node.mixture.slices:
                 rows = self.real
                 if s.source:
-                    rows = stack.enter_context(self._samples(node.parents[s.source]))
+                    rows = opened.enter_context(self._samples(node.parents[s.source]))
                 parts.append((rows, s.start, s.rows))
-            yield stack.enter_context(
+            yield opened.enter_context(
                 mixture.Batches(parts, node.counts, draws, size, seed, step, *meshes.reader(self.mesh))
             )
 
@@ -224,8 +220,8 @@ class Chain:
         if not todo:
             return
         ids, rows = [lane.generation.id for lane in todo], todo[0].node.recipe["rows"]
-        with self.timings.stage("measure", ids, lambda: rows * len(todo)), ExitStack() as stack:
-            samples = [stack.enter_context(self._samples(lane.node.id)) for lane in todo]
+        with self.timings.stage("measure", ids, lambda: rows * len(todo)), ExitStack() as opened:
+            samples = [opened.enter_context(self._samples(lane.node.id)) for lane in todo]
             nodes = [self.graph.nodes[lane.node.first] for lane in todo]
             first = Models(self.trainer).of([Lane(n, self.generation(n.id)) for n in nodes])
             scored = self.evaluator(first, [self._in_order(source, rows) for source in samples])
@@ -315,36 +311,3 @@ class Whole:
 def _title(lanes: Sequence[Lane], stage: str) -> str:
     node, seeds = lanes[0].node, ", ".join(str(lane.node.seed) for lane in lanes)
     return f"{stage} generation {node.generation}, seed {seeds} [{', '.join(node.arms)}]"
-
-
-def versions() -> dict[str, str]:
-    """What the results were made with: recorded, never part of an identity."""
-    import flax
-    import numpy
-    import optax
-
-    return {
-        "collapse_jax": __version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def device() -> str:
-    """The accelerators of this process, in words."""
-    found = jax.devices()
-    return f"{len(found)} x {found[0].device_kind}"
-
-
-def weights_digest(init: str) -> str:
-    """The identity of a checkpoint folder given as initial weights. Raises `BadInput`."""
-    total = hashlib.sha256()
-    arrays = [p for p in files.below(Path(init)) if "c" in p.relative_to(init).parts]
-    if not arrays:
-        raise BadInput(f"config.train.init={init!r} is neither 'fresh', 'parent' nor a checkpoint folder")
-    for path in arrays:
-        total.update(f"{path.relative_to(init).as_posix()} {files.sha256(path)}\n".encode())
-    return total.hexdigest()

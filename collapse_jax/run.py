@@ -14,8 +14,17 @@ from typing import Any
 import jax
 from flax import nnx
 
-from collapse_jax import chain, families, faults, files, interrupt, lock, processes, report
 from collapse_jax import config as settings_
+from collapse_jax import (
+    families,
+    faults,
+    files,
+    interrupt,
+    lock,
+    processes,
+    provenance,
+    report,
+)
 from collapse_jax import mesh as meshes
 from collapse_jax.chain import Chain
 from collapse_jax.config import BadInput
@@ -62,7 +71,7 @@ def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, 
     dataset = kind.prepare(experiment.data, store)
     family = kind.build(experiment.model, experiment.data, experiment.sample, dataset)
     init = experiment.train.init
-    digest = "" if init in ("fresh", "parent") else chain.weights_digest(init)
+    digest = "" if init in ("fresh", "parent") else provenance.weights_digest(init)
     rows, lanes = len(dataset.rows("train")), _lanes(experiment, family)
     return dataset, family, plan(experiment, dataset.digest, rows, digest, lanes)
 
@@ -181,7 +190,7 @@ class Run:
         say(
             f"{self.experiment.name}: {len(self.experiment.arms)} arms x {len(self.experiment.seeds)} seeds x "
             f"{self.experiment.generations} generations = {graph.per_arm} fits, {graph.per_arm - len(graph.nodes)} "
-            f"shared, {done} done, {len(graph.nodes) - done} to run on {chain.device()}"
+            f"shared, {done} done, {len(graph.nodes) - done} to run on {provenance.device()}"
         )
 
     def _tell(self, node: Node, later: list[Node]) -> None:
@@ -278,8 +287,8 @@ class Run:
                 "status": self.status,
                 "store": "." if inside else os.path.relpath(self.store, self.workdir),
                 "units": dict(self.family.units),
-                "versions": chain.versions(),
-                "device": chain.device(),
+                "versions": provenance.versions(),
+                "device": provenance.device(),
                 "reference": list(e.reference),
             },
         )

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from collapse_jax import chain, files, interrupt, lock, report
 from collapse_jax import config as settings_
+from collapse_jax import files, interrupt, lock, provenance, report
 from collapse_jax import mesh as meshes
 from collapse_jax.closed_form import engine, records
 from collapse_jax.closed_form.settings import ClosedForm, Panel
@@ -34,7 +34,7 @@ def run(experiment: ClosedForm, workdir: Path, store: Path | None = None) -> int
         paths = _run_arms(experiment, store)
         _write(experiment, workdir, store, paths)
         report.build(workdir)
-        say(report.summary(list(_records(paths))))
+        say(report.conclusion(workdir))
         say(f"{duration(time.perf_counter() - began)}; report: {workdir / 'report.html'}")
     return 0
 
@@ -123,8 +123,8 @@ def _write(experiment: ClosedForm, workdir: Path, store: Path, paths: dict[str, 
             "status": {},
             "store": "." if inside else os.path.relpath(store, workdir),
             "units": {m: u for _, p, _ in arms for m, u in (p.settings.units | p.settings.at_end).items()},
-            "versions": chain.versions(),
-            "device": chain.device(),
+            "versions": provenance.versions(),
+            "device": provenance.device(),
             "reference": list(experiment.reference),
         },
     )

@@ -18,6 +18,7 @@ from collapse_jax.closed_form import families
 from collapse_jax.closed_form.engine import HOW
 from collapse_jax.closed_form.family import Family
 from collapse_jax.config import BadInput, choice, each, number, text
+from collapse_jax.measures.evidence import Thresholds
 from collapse_jax.workflows import Arm, Workflow
 
 
@@ -74,6 +75,7 @@ class ClosedForm:
     chunk: int = number(0, 0, identity=False)
     keep_seeds: bool = field(default=True, metadata={"identity": False})
     panels: Any = None
+    thresholds: Thresholds = field(default=Thresholds(), metadata={"identity": False})
     reference: tuple = field(default=(), metadata={"identity": False})
 
     def arms(self) -> Iterator[tuple[str, Panel, Arm]]:

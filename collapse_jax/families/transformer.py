@@ -16,9 +16,9 @@ from flax import nnx
 from collapse_jax.config import BadInput
 from collapse_jax.data import packing
 from collapse_jax.data.dataset import Dataset
+from collapse_jax.data.records import Row, Spec
 from collapse_jax.data.text import TextData
 from collapse_jax.data.text import prepare as prepare
-from collapse_jax.data.records import Row, Spec
 from collapse_jax.data.tokenizers import Tokenizer
 from collapse_jax.families import Batch, Rows
 from collapse_jax.measures import text
