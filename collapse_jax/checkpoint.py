@@ -36,19 +36,25 @@ def save(path: Path, tree: Any) -> None:
     """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _context():
-        ocp.save(epath.Path(path.absolute()), tree)
+        ocp.save(epath.Path(path.absolute()), _named(tree))
 
 
 def load(path: Path, abstract: Any) -> Any:
     """Read a tree saved by `save` into the shapes and shardings of `abstract`. Raises `BadInput`."""
     try:
         with _context():
-            return ocp.load(epath.Path(path.absolute()), abstract)
+            found = ocp.load(epath.Path(path.absolute()), _named(abstract))
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:300]
         raise BadInput(
             f"checkpoint {path} cannot be read as this model ({line}); check the path and the model"
         ) from error
+    return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in _named(abstract)])
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths: Orbax cannot read back trees whose nodes mix names and numbers."""
+    return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in jax.tree.leaves_with_path(tree)}
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:

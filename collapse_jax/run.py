@@ -100,6 +100,8 @@ class Run:
         self.experiment, self.workdir, self.store = experiment, workdir, store
         dataset, family, self.graph = prepare(experiment, store)
         self.family = family
+        # the chain's own measure, in the unit of the family's loss
+        self.units = {"sample_loss_under_first": family.units["test_loss"], **family.units}
         self.chain = Chain(experiment, family, dataset, self.graph, mesh, store, workdir)
         self.status = {name: self._status(name) for name in self.graph.nodes}
         self.lines: dict[str, list[dict[str, Any]]] = {}
@@ -197,7 +199,7 @@ class Run:
         metrics = self._metrics(node.id)
         loss = metrics["test_loss"]["value"]
         result = (
-            "diverged" if loss is None else f"test loss {loss:.4f} {self.family.units.get('test_loss', '')}"
+            "diverged" if loss is None else f"test loss {loss:.4f} {self.units['test_loss']}"
         )
         left = self._estimate(later)
         ahead = f"; about {duration(left)} left" if left is not None and later else ""
@@ -236,12 +238,11 @@ class Run:
                         yield {"arm": arm, "seed": seed, "generation": t, "generation_id": name, **line}
 
     def _measurements(self, name: str) -> list[dict[str, Any]]:
-        units = self.family.units
         return [
             {
                 "metric": metric,
                 "value": said["value"],
-                "unit": units.get(metric, ""),
+                "unit": self.units.get(metric, ""),
                 "split": said["split"],
                 "predicted": None,
             }
@@ -286,7 +287,7 @@ class Run:
                 "parents": {n.id: sorted(n.parents.values()) for n in graph.nodes.values()},
                 "status": self.status,
                 "store": "." if inside else os.path.relpath(self.store, self.workdir),
-                "units": dict(self.family.units),
+                "units": self.units,
                 "versions": provenance.versions(),
                 "device": provenance.device(),
                 "reference": list(e.reference),

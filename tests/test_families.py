@@ -90,6 +90,11 @@ def keys(count):
     return jax.vmap(lambda i: jax.random.fold_in(rng.key("test"), i))(np.arange(count))
 
 
+def placed(*trees, axes=("data",)):
+    """The trees as the chain hands them to a family."""
+    return jax.device_put(trees, jax.NamedSharding(jax.sharding.get_mesh(), jax.P(*axes)))
+
+
 def test_the_state_of_a_fit_can_be_described_without_making_it(made):
     family, _, model, _ = made
     described = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
@@ -103,7 +108,7 @@ def test_a_row_of_weight_zero_does_not_count(made):
     rows, evaluate = dataset.rows("test").read(0, 6), jax.jit(family.evaluate)
     weight = np.array([1, 1, 0, 1, 0, 0], np.float32)
     other = {name: np.where(_along(weight, x), x, x[::-1]) for name, x in rows.items()}
-    first, second = (evaluate(model, batch, weight, keys(6)) for batch in (rows, other))
+    first, second = (evaluate(model, *placed(batch, weight, keys(6))) for batch in (rows, other))
     assert "test_loss" in first
     for name, (total, count) in first.items():
         np.testing.assert_allclose(total, second[name][0], rtol=1e-4, err_msg=name)
@@ -129,9 +134,10 @@ def test_an_evaluation_is_the_same_in_any_batches(made):
 def test_a_row_depends_on_its_key_and_condition_alone(made):
     family, dataset, model, _ = made
     rows, sample = dataset.rows("train").read(0, 8), jax.jit(family.sample)
-    whole = jax.tree.map(np.asarray, sample(model, keys(8), rows))
+    whole = jax.tree.map(np.asarray, sample(model, *placed(keys(8), rows)))
     order = np.array([5, 2, 7, 0, 1, 6, 3, 4])
-    turned = jax.tree.map(np.asarray, sample(model, keys(8)[order], {k: x[order] for k, x in rows.items()}))
+    given = placed(keys(8)[order], {k: x[order] for k, x in rows.items()})
+    turned = jax.tree.map(np.asarray, sample(model, *given))
     assert {k: (x.shape[1:], str(x.dtype)) for k, x in whole.items()} == family.spec
     for name, x in whole.items():
         np.testing.assert_allclose(
@@ -143,17 +149,13 @@ def test_seeds_side_by_side_are_seeds_alone(made):
     family, dataset, _, models = made
     rows = dataset.rows("train").read(0, 8)
     both = {name: np.stack([x, x]) for name, x in rows.items()}
-    twice = stack([keys(8), keys(8)], 2)
     weight = np.ones((2, 8), np.float32)
-    found = jax.jit(over(family.evaluate, 2, (0, 0, 0, 0)))(models, *_split(both, weight), twice)
+    given = placed(both, weight, stack([keys(8), keys(8)], 2), axes=("seed", "data"))
+    found = jax.jit(over(family.evaluate, 2, (0, 0, 0, 0)))(models, *given)
     for seed in (0, 1):
-        alone = jax.jit(family.evaluate)(pick(models, seed), rows, weight[0], keys(8))
+        alone = jax.jit(family.evaluate)(pick(models, seed), *placed(rows, weight[0], keys(8)))
         for name, (total, _) in alone.items():
             np.testing.assert_allclose(found[name][0][seed], total, rtol=1e-4, err_msg=name)
-
-
-def _split(*trees):
-    return meshes.place(jax.sharding.get_mesh(), trees, "seed", "data")
 
 
 CONFIG = """

@@ -31,7 +31,6 @@ UNITS = {
     "test_loss": "nats/token",
     "perplexity": "tokens",
     "bits_per_byte": "bits/byte",
-    "sample_loss_under_first": "nats/token",
     **text.UNITS,
 }
 

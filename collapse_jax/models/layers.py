@@ -74,6 +74,11 @@ class LayerNorm(nnx.Module):
         return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0). The gradient of `jax.nn.relu` loses the sharding of an axis that is mapped over."""
+    return x * (x > 0).astype(x.dtype)
+
+
 def embed(table_VD: jax.Array, ids: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Rows of the table, [..., D]; the table may be split over its vocabulary, rows stay on "data"."""
     where = placed("data", *[None] * ids.ndim)
