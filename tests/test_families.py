@@ -123,9 +123,9 @@ def _along(weight, x):
 def test_an_evaluation_is_the_same_in_any_batches(made):
     family, dataset, model, _ = made
     source, found = dataset.rows("test"), []
-    for size in (4, 12):
+    for size in (4, 6):
         evaluator = Evaluator(family, meshes.make())
-        [means] = evaluator(stack([model], 1), [in_order(source, 0, 12, size)])
+        [means] = evaluator(stack([model], 1), [in_order(source, 0, min(6, len(source)), size)])
         found.append(means)
     for name, value in found[0].items():
         assert value == pytest.approx(found[1][name], rel=1e-4), name

@@ -126,7 +126,7 @@ def spreads(ensembles: Iterable[Ensemble]) -> Spreads:
         count = len(ensemble.positions)
         for kind, found in internal(ensemble.atoms, ensemble.bonds).items():
             values_Cm = values(kind, ensemble.positions.astype(float), found.atoms)
-            for name in set(found.types):
+            for name in sorted(set(found.types)):
                 column = values_Cm[:, [t == name for t in found.types]].ravel()
                 parts[kind].setdefault(name, []).append((column, np.full(len(column), 1 / max(count, 1))))
     return {
