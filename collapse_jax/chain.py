@@ -236,8 +236,8 @@ class Chain:
         """What the family makes of a generation: its metrics and what people look at."""
         model = loop.load(self.trainer, lane.fitted)
         metrics = self.family.measure(model, Whole(samples, rows), Whole(self.real, rows), Whole(self.test))
-        few = [source.read(0, min(SHOWN, len(source))) for source in (samples, self.real)]
-        shown = self.family.show(model, *few, rng.key("show", lane.node.seed))
+        drawn, real = (source.read(0, min(SHOWN, len(source))) for source in (samples, self.real))
+        shown = self.family.show(model, drawn, real, rng.key("show", lane.node.seed))
         return metrics, shown | {name: shown[name][:LINES] for name in ("lines", "prompts") if name in shown}
 
     def _commit(self, lane: "Lane") -> None:

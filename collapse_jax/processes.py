@@ -39,7 +39,7 @@ def initialize() -> None:
     Raises `BadInput` when only some of the variables are set or are no numbers.
     """
     given = [name for name in EXPLICIT if name in os.environ]
-    limits = {"heartbeat_timeout_seconds": HEARTBEAT_S, "initialization_timeout": 300}
+    limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_S, "initialization_timeout": 300}
     if given:
         if len(given) < len(EXPLICIT):
             missing = ", ".join(name for name in EXPLICIT if name not in given)

@@ -4,6 +4,7 @@ Each family says what a tiny experiment of it is; the rest is shared.
 """
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -50,6 +51,15 @@ def settings(kind: str) -> dict:
     config.evaluate.batch_size, config.evaluate.rows = 8, 12
     config.update(TINY[kind])
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Processes share compiled programs."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("programs"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    yield
+    del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
 
 
 @pytest.fixture(scope="module", params=list(TINY))

@@ -82,7 +82,8 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) ->
         )  # fmt: skip
         q = jnp.transpose(q * q.shape[-1] ** -0.5, (0, 2, 3, 1, 4))  # [B, K, G, T, H]
         k, v = (jnp.transpose(z, (0, 2, 1, 3)) for z in (k, v))
-        return jnp.transpose(jax.vmap(jax.vmap(one))(q, k, v), (0, 3, 1, 2, 4))
+        mixed: jax.Array = jax.vmap(jax.vmap(one))(q, k, v)  # type: ignore[assignment]
+        return jnp.transpose(mixed, (0, 3, 1, 2, 4))
 
     return _per_device(local, q, k, v)
 

@@ -1,4 +1,4 @@
-"""Language models at the shapes that fill a GPU: `--config=configs/bench/gpu.py:gpt2_9m` (or `gpt2_124m`, `llama2_126m`).
+"""Language models that fill a GPU: `--config=configs/bench/gpu.py:gpt2_9m` (or `gpt2_124m`, `llama2_126m`).
 
 bfloat16 computation, random tokens would do as well: the text only fills the rows.
 """
