@@ -3,19 +3,20 @@
 Each family says what a tiny experiment of it is; the rest is shared.
 """
 
+import contextlib
+import io
+import itertools
 import json
-import os
 import re
-import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import collapse, outcome
+from conftest import outcome
 from flax import nnx
 
-from collapse_jax import cli, experiment, families, files, rng, run
+from collapse_jax import cli, experiment, families, faults, files, rng, run
 from collapse_jax import mesh as meshes
 from collapse_jax.data.mixture import in_order
 from collapse_jax.lanes import over, pick, stack
@@ -55,11 +56,13 @@ def settings(kind: str) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Processes share compiled programs."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("programs"))
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    """Runs of one experiment share compiled programs."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
-    del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 @pytest.fixture(scope="module", params=list(TINY))
@@ -184,9 +187,10 @@ def whole(kind, store, tmp_path_factory):
     config = folder / "tiny.py"
     config.write_text(CONFIG.format(tests=str(Path(__file__).parent), kind=kind))
     arguments = [f"--config={config}", f"--config.data.source=rows:{_rows(kind, store)}"]
-    done = collapse("run", *arguments, f"--workdir={folder / 'run'}")
-    assert done.returncode == 0, done.stderr
-    return arguments, folder / "run", done.stdout
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert cli.main(["run", *arguments, f"--workdir={folder / 'run'}"]) == 0
+    return arguments, folder / "run", said.getvalue()
 
 
 def _rows(kind, store):
@@ -205,13 +209,23 @@ def test_a_run_compiles_nothing_after_generation_one_and_measures_what_it_has_un
     assert all((path / "show.json").is_file() for path in (workdir / "generations").iterdir())
 
 
-@pytest.mark.parametrize("point", ["fit/step:7", "sample/shard:3"])
-def test_a_killed_run_resumes_to_the_bit(whole, tmp_path, point):
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL; test_faults kills processes for real."""
+
+
+@pytest.mark.parametrize(("point", "times"), [("fit/step", 7), ("sample/shard", 3)])
+def test_a_killed_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, point, times):
     arguments, workdir, _ = whole
-    killed = collapse("run", *arguments, f"--workdir={tmp_path}", kill_at=point)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = collapse("run", *arguments, f"--workdir={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    left = itertools.count(times - 1, -1)
+
+    def kill(name):
+        if name == point and next(left) == 0:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(faults, "point", kill)
+        cli.main(["run", *arguments, f"--workdir={tmp_path}"])
+    assert cli.main(["run", *arguments, f"--workdir={tmp_path}"]) == 0
     assert outcome(tmp_path) == outcome(workdir)
 
 
