@@ -24,11 +24,11 @@ def get_config() -> ConfigDict:
     config.model.noising.target = "v"
     config.model.noising.variance = "forward"
     config.sample.sampler = "heun"
-    config.sample.steps = 12
+    config.sample.steps = 8
 
-    config.train.epochs = 12
+    config.train.epochs = 8
     config.train.batch_size = 32
-    config.train.learning_rate = 5e-3
+    config.train.learning_rate = 1e-2
     config.train.ema = 0.98
     config.train.weight_decay = 0.0
     return config

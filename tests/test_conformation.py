@@ -1,8 +1,8 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 """The conformation family: its loss, bound and samples against exact laws, their symmetries, and what it refuses."""
 
 import dataclasses
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,21 @@ from flax import nnx
 from forced_devices import run as forced
 from gaussian_oracle import bound, law_of_samples
 from scipy.stats import ortho_group
+from test_equivariant import DATA, molecules
 
 from collapse_jax import config as settings
 from collapse_jax.config import BadInput
-from collapse_jax.data.dataset import Dataset
 from collapse_jax.data.molecules import row_spec
 from collapse_jax.families import conformation
 from collapse_jax.families.conformation import UNITS, ConformationFamily, Data, Model, Sample, build
 from collapse_jax.models import diffusion
 from collapse_jax.models.diffusion import Noising
 from collapse_jax.sampling import denoise
-from test_equivariant import DATA, molecules
 
 SIZE, ROWS = 9, 8
-MODEL = Model(hidden=8, local_layers=1, global_layers=1, radial=4, noising=Noising(20, target="v", bound_draws=4))
+MODEL = Model(
+    hidden=8, local_layers=1, global_layers=1, radial=4, noising=Noising(20, target="v", bound_draws=4)
+)
 FAMILY = ConformationFamily(MODEL, Sample(held_out=2, conformations=3), 1.5, (5, SIZE))
 
 
@@ -53,9 +54,7 @@ def still(model):
 
 @pytest.fixture(scope="module")
 def compiled():
-    return {
-        name: jax.jit(getattr(FAMILY, name)) for name in ("loss", "evaluate", "sample")
-    }
+    return {name: jax.jit(getattr(FAMILY, name)) for name in ("loss", "evaluate", "sample")}
 
 
 def keys(count=ROWS, seed=0):

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 """The equivariant network's symmetries, what its edges are, and rows of different sizes computed in parts."""
 
 import itertools
@@ -289,7 +290,10 @@ def test_seeds_side_by_side_give_what_they_give_alone(compiled, model, run):
     )
     maps = compiled["maps"](model, jax.tree.map(lambda *x: np.stack(x), *batches))
     for lane in range(2):
-        agree(jax.tree.map(lambda x: x[lane], together), compiled["whole"](models[lane], batches[lane]))
+        agree(
+            jax.tree.map(lambda x, lane=lane: x[lane], together),
+            compiled["whole"](models[lane], batches[lane]),
+        )
         agree(maps[lane], run(batches[lane]))
 
 

@@ -272,7 +272,9 @@ def build(model: Model, data: MoleculeData, sample: Sample, dataset: Dataset) ->
     """The family for these rows. Raises `BadInput` where model, sampling and rows do not fit each other."""
     if lines := problems(model.noising, sample):
         raise BadInput("; ".join(lines))
-    sizes = np.concatenate([np.repeat(*zip(*dataset.info["sizes"][s])) for s in dataset.info["sizes"]])
+    sizes = np.array(
+        [n for split in dataset.info["sizes"].values() for n, rows in split for _ in range(rows)]
+    )
     unit = model.unit
     if not unit:
         rows = dataset.rows("train")

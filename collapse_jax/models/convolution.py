@@ -48,9 +48,12 @@ def _each_seed(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
                       for i in range(here))  # fmt: skip
             return jnp.stack([single(*one) for one in picked])
 
-        if jax.sharding.get_abstract_mesh().shape.get("seed", 1) > 1:
-            specs = tuple(P("seed") if split else P() for split in batched)
-            members = jax.shard_map(members, in_specs=specs, out_specs=P("seed"), axis_names={"seed"})
+        # the mesh axis that the members lie on
+        over = {jax.typeof(z).sharding.spec[:1] for z, split in zip(operands, batched, strict=True) if split}
+        axes = {axis for spec in over for axis in spec} - {None}
+        if axes:
+            specs = tuple(P(*axes) if split else P() for split in batched)
+            members = jax.shard_map(members, in_specs=specs, out_specs=P(*axes), axis_names=axes)
         return members(*operands), True
 
     return single
@@ -220,5 +223,5 @@ class GroupNorm(nnx.Module):
         rows, channels = means_BC.shape
         each = (rows, GROUPS, channels // GROUPS)
         grouped = laid(means_BC, "data", None).reshape(each).mean(-1, keepdims=True)
-        spread = jnp.broadcast_to(grouped, each).reshape(rows, 1, 1, channels)
+        spread = jnp.broadcast_to(grouped, each).reshape(rows, channels)[:, None, None]
         return laid(spread, "data", None, None, self.axis)

@@ -67,8 +67,10 @@ class Noising:
 
 
 class Level(NamedTuple):
-    """Scale of the signal and of the noise; signal^2 + sigma^2 = 1. Both, since one cannot give the other in
-    float32 near its ends."""
+    """Scale of the signal and of the noise; signal^2 + sigma^2 = 1.
+
+    Both are kept, because in float32 neither gives the other where it is near 1.
+    """
 
     signal: Any
     sigma: Any
@@ -234,10 +236,10 @@ def bound_terms(
     prior: KL(q(x_T | x_0) || N(0, 1)), exact. steps: the sum over t = 2..T of KL(q(x_{t-1} | x_t, x_0) ||
     p(x_{t-1} | x_t)) (Ho et al. 2020, eq. 5), estimated without bias from `noising.bound_draws` times a row,
     one from each part of equal probability of a proposal that follows the terms of unit Gaussian data.
-    decoder: -log p(x_0 | x_1) of a Gaussian around the estimate of x_0 with
-    variance beta_1, from one draw of x_1: its density, or, with `bin_width` > 0, its mass on bins of that
-    width around values on a grid that ends at -1 and 1, the outer bins open (eq. 13 there; 2/255 for 8 bits).
-    Row i uses the random numbers of keys_B[i] alone.
+    decoder: -log p(x_0 | x_1) of a Gaussian around the estimate of x_0 with variance beta_1, from one draw of
+    x_1: its density, or, with `bin_width` > 0, its mass on bins of that width around values on a grid that ends
+    at -1 and 1, the outer bins open (eq. 13 there; 2/255 for 8 bits). Row i uses the random numbers of
+    keys_B[i] alone.
 
     dims_B: dimension of the data's subspace where it is not the size of a row.
     """
@@ -284,7 +286,7 @@ def _proposal(noising: Noising) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     The probability of t is proportional to the bound's term for a unit Gaussian, whose optimal squared error
     is 1 / (1 + SNR): in every direction of the data the counted term then lies between 0 and
-    (1 + variance) / 2 times a constant, whatever the schedule. Probabilities are those of the float32 edges.
+    (1 + variance) times a constant, whatever the schedule. Probabilities are those of the float32 edges.
     """
     scales = term_scales(noising)
     terms = (scales * levels(noising).sigma ** 2)[2:]  # 1 / (1 + SNR) = sigma^2

@@ -182,7 +182,7 @@ class EquivariantDenoiser(nnx.Module):
         self, molecules: Molecules, x_BNx: jax.Array, signal_B: jax.Array, sigma_B: jax.Array, unit: float
     ) -> jax.Array:
         """v [B, N, 3] of x_t [B, N, 3] in units of `unit` Å at the levels signal and sigma [B]."""
-        config, (rows, size, _) = self.config, x_BNx.shape
+        config, size = self.config, x_BNx.shape[1]
         kinds = pair_kinds(molecules)
         kinds_PK = jax.nn.one_hot(kinds.reshape(-1), KINDS, dtype=config.dtype)
         reach = (kinds > FAR).astype(x_BNx.dtype), (kinds == FAR).astype(x_BNx.dtype)
@@ -197,7 +197,7 @@ class EquivariantDenoiser(nnx.Module):
 
         def layer(carry: Any, at: tuple[Layers, jax.Array]) -> tuple[Any, None]:
             weights, everywhere = at
-            return weights(*carry, kinds_PK, (*reach, everywhere), config), None
+            return weights(*carry, kinds_PK, (*reach, everywhere), config), None  # type: ignore[call-arg]
 
         unroll = 1
         if config.remat == "none" and jax.default_backend() == "cpu":

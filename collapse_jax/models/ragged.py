@@ -122,7 +122,9 @@ class Ragged:
 
         def forward(leaves: list, rows: Rows) -> tuple[jax.Array, list]:
             found, gradients = summed(jax.value_and_grad(value), leaves, rows)
-            return found, [_placed(g, jax.typeof(x).sharding.spec) for g, x in zip(gradients, leaves, strict=True)]
+            return found, [
+                _placed(g, jax.typeof(x).sharding.spec) for g, x in zip(gradients, leaves, strict=True)
+            ]
 
         def backward(gradients: list, scale: jax.Array) -> tuple[list, None]:
             return [scale * g for g in gradients], None
