@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 """Decoding against teacher forcing, filters against sorting, and drawn rows against exact enumeration."""
 
 import itertools
@@ -10,6 +11,7 @@ from flax import nnx
 from scipy import stats
 from test_transformer import TINY, shaken
 
+from collapse_jax import mesh
 from collapse_jax.models.transformer import Transformer, TransformerConfig, shifted
 from collapse_jax.sampling import decode
 from collapse_jax.sampling.decode import RowForm, Sampling, filtered, generate, largest
@@ -117,6 +119,42 @@ def test_frequencies_of_whole_rows_are_their_probabilities(sampling):
     assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("vocabulary", [2, 11, 300])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6, top_k=7), Sampling(top_p=0.7)])
+def test_tokens_are_drawn_at_their_probabilities(vocabulary, sampling):
+    """One set of logits, some hidden, 20,000 keys: the two Gumbel maxima give the softmax of what is kept."""
+    logits = np.random.default_rng(vocabulary).normal(0, 2, vocabulary).astype(np.float32)
+    logits[3::5] = decode.HIDDEN
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    tokens = jax.jit(lambda k: decode.draw(jnp.tile(logits, (len(k), 1)), k, jnp.int32(4), sampling))(keys)
+    shares = np.exp(np.float64(logits - logits.max()) / sampling.temperature)
+    shares *= sorted_filter(logits, sampling.temperature, min(sampling.top_k, vocabulary), sampling.top_p)
+    expected = len(keys) * shares / shares.sum()
+    counts = np.bincount(tokens, minlength=vocabulary)
+    assert len(counts) == vocabulary and counts[expected == 0].sum() == 0
+    often = expected >= 5
+    observed, known = np.append(counts[often], counts[~often].sum()), expected[~often].sum()
+    known = np.append(expected[often], known)
+    assert stats.chisquare(observed[known > 0], known[known > 0]).pvalue > 1e-3
+
+
+def test_rare_tokens_are_drawn_at_their_rate():
+    """4000 tokens of probability 6e-6 each beside one common token: their number and their spread."""
+    logits = np.full(4001, -12.0, np.float32)
+    logits[1234] = 0.0
+    keys = jax.random.split(jax.random.key(4), 40_000)
+    draws = jax.jit(
+        jax.vmap(lambda k: decode.draw(jnp.array(logits)[None], k[None], jnp.int32(0), Sampling())[0])
+    )
+    tokens = np.concatenate([draws(part) for part in np.split(keys, 20)])
+    rare = tokens[tokens != 1234]
+    total = 4000 * np.exp(-12.0)
+    assert stats.binomtest(len(rare), len(keys), total / (1 + total)).pvalue > 1e-3
+    places = rare - (rare > 1234)
+    assert stats.chisquare(np.bincount(places // 400, minlength=10)).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(places % 8, minlength=8)).pvalue > 1e-3
+
+
 def test_a_row_depends_on_its_key_alone():
     model = shaken(TINY["gpt2"])
     keys = jax.random.split(jax.random.key(0), 6)
@@ -141,6 +179,68 @@ def test_rows_end_at_the_stop_token_and_ids_are_bounded():
     given = np.array([[4, 2], [2, 4]], np.int32)
     rows = rows_of(model, 2, RowForm(12, 2, stop_id=2), Sampling(), given)
     assert np.all(rows[:, 2:] == 2)
+
+
+def test_stages_after_the_last_row_has_ended_are_skipped(monkeypatch):
+    """Row i ends at position i: nothing is computed after the stage in which the last one ends."""
+    monkeypatch.setattr(decode, "stages", lambda b, e: [(x, min(x + 3, e)) for x in range(b, e, 3)])
+    seen = []
+
+    def ending(logits, keys, position, sampling):
+        jax.debug.callback(lambda t: seen.append(int(t)), position)
+        return jnp.where(position == jnp.arange(len(logits)), 2, 7).astype(jnp.int32)
+
+    monkeypatch.setattr(decode, "draw", ending)
+    rows = rows_of(shaken(TINY["gpt2"]), 5, RowForm(12, 2, stop_id=2), Sampling())
+    jax.effects_barrier()
+    np.testing.assert_array_equal(rows, np.where(np.arange(12) < np.arange(5)[:, None], 7, 2))
+    assert sorted(seen) == list(range(6))
+
+
+def test_models_side_by_side_draw_what_each_draws_alone():
+    """Mapped over models whose rows end at different stages."""
+    models = [shaken(TINY["llama2"]), jax.tree.map(lambda w: -w, shaken(TINY["llama2"]))]
+    keys = jax.random.split(jax.random.key(8), (2, 3))
+    prompt, form = np.zeros((3, 0), np.int32), RowForm(12, 2, stop_id=2, ids=4)
+
+    def draw(model, keys):
+        return generate(model, keys, prompt, form, Sampling(2.0))
+
+    both = jax.jit(jax.vmap(draw))(jax.tree.map(lambda *w: jnp.stack(w), *models), keys)
+    alone = [jax.jit(draw)(*given) for given in zip(models, keys, strict=True)]
+    np.testing.assert_array_equal(both, alone)
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_rows_end_on_a_mesh_whatever_is_split_over_it(given):
+    """Keys and prompts that are not split over the mesh, and a stop token."""
+    keys, form = jax.random.split(jax.random.key(0), 4), RowForm(12, 2, stop_id=2)
+    prompt = np.random.default_rng(0).integers(3, 11, (4, given)).astype(np.int32)
+    before = jax.sharding.get_mesh()
+    expected = rows_of(shaken(TINY["gpt2"]), 4, form, Sampling(), prompt)
+    try:
+        mesh.make()
+        found = jax.jit(lambda k, p: generate(shaken(TINY["gpt2"]), k, p, form, Sampling()))(keys, prompt)
+    finally:
+        jax.set_mesh(before)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_are_cast_before_the_loop():
+    """At every token of a bfloat16 model no matrix is cast or turned again."""
+    config = TransformerConfig("llama2", 2, 32, 2, context=8, vocab_size=48, dtype="bfloat16")
+    model = jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    prompt = np.zeros((4, 0), np.int32)
+    traced = jax.make_jaxpr(lambda m, k: generate(m, k, prompt, RowForm(8, 0), Sampling()))(model, keys)
+    (loop,) = (eqn for eqn in traced.eqns if eqn.primitive.name == "scan")
+    sizes = {w.size for w in jax.tree.leaves(jax.eval_shape(decode._laid_out, model)) if w.ndim == 2}
+    repeated = [
+        eqn
+        for eqn in loop.params["jaxpr"].eqns
+        if eqn.primitive.name in ("convert_element_type", "transpose") and eqn.invars[0].aval.size in sizes
+    ]
+    assert not repeated
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, 256), (1, 64), (3, 3), (0, 5), (7, 2048)])

@@ -10,6 +10,7 @@ not depend on the batch that it is drawn in, but for rounding.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from collapse_jax.config import number
 from collapse_jax.models.attention import HIDDEN, attend
-from collapse_jax.models.layers import placed
+from collapse_jax.models.layers import contract, placed
 from collapse_jax.models.transformer import Block, Transformer
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, C, H]
@@ -72,15 +73,32 @@ def allowed(logits_BV: jax.Array, ids: int) -> jax.Array:
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row, by the Gumbel maximum, with the random numbers of (row key, position)."""
+    """One token per row, with the random numbers of (row key, position).
+
+    Two Gumbel maxima, the first over groups of about sqrt(V) tokens and their total chances, the second within
+    the group: the same distribution from 2 sqrt(V) random numbers instead of V, and the rarest tokens are
+    drawn at their rate although the numbers have 24 bits.
+    """
     logits_BV = reshard(logits_BV, "data", None)
     if sampling.temperature == 0.0:
         return jnp.argmax(logits_BV, -1).astype(jnp.int32)
+    chances_BV = filtered(logits_BV, sampling)
+    rows, vocabulary = chances_BV.shape
+    size = math.isqrt(vocabulary - 1) + 1
+    groups = -(-vocabulary // size)
+    spare = groups * size - vocabulary
+    chances_BNS = jnp.pad(chances_BV, ((0, 0), (0, spare)), constant_values=-jnp.inf).reshape(
+        rows, groups, size
+    )
 
     def noise(key: jax.Array) -> jax.Array:
-        return jax.random.gumbel(jax.random.fold_in(key, position), logits_BV.shape[1:])
+        return jax.random.gumbel(jax.random.fold_in(key, position), (groups + size,), mode="high")
 
-    return jnp.argmax(filtered(logits_BV, sampling) + jax.vmap(noise)(keys_B), -1).astype(jnp.int32)
+    noise_BM = jax.vmap(noise)(keys_B)
+    group_B = jnp.argmax(jax.nn.logsumexp(chances_BNS, -1) + noise_BM[:, :groups], -1)
+    mine = jnp.arange(groups)[:, None] == group_B[:, None, None]
+    within_BS = jnp.max(jnp.where(mine, chances_BNS, -jnp.inf), 1) + noise_BM[:, groups:]
+    return (size * group_B + jnp.argmax(within_BS, -1)).astype(jnp.int32)
 
 
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -107,14 +125,18 @@ def generate(
 ) -> jax.Array:
     """Rows of tokens [B, L], int32: the P >= 0 tokens of the prompt, then tokens drawn one by one.
 
-    Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L.
+    Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L. Once every
+    row has ended, the stages that are left are skipped.
     """
-    known = jnp.pad(prompt_BP.astype(jnp.int32), ((0, 0), (1, 0)), constant_values=form.start_id)
+    keys_B, prompt_BP = reshard(keys_B, "data"), reshard(prompt_BP.astype(jnp.int32), "data", None)
+    known = jnp.pad(prompt_BP, ((0, 0), (1, 0)), constant_values=form.start_id)
+    weights = _laid_out(model)
     past = prefill(model, known[:, :-1])
     state = known[:, -1], jnp.any(known[:, 1:] == form.stop_id, 1)
     parts = [known[:, 1:]]
     for span in stages(prompt_BP.shape[1], form.length):
-        state, past, drawn_BS = _segment(model, keys_B, past, state, span, form, sampling)
+        state, recent, drawn_BS = _segment(model, weights, keys_B, past, state, span, form, sampling)
+        past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), past, recent)
         parts.append(drawn_BS)
     return jnp.concatenate(parts, 1)
 
@@ -140,12 +162,28 @@ def stages(begin: int, end: int) -> list[tuple[int, int]]:
     return [(at, min(at + size, end)) for at in range(begin, end, size)]
 
 
+class Weights(NamedTuple):
+    """The weights as the loop reads them: a block per layer, and the table of the output tokens [D, V]."""
+
+    blocks: list[Block]
+    table_DV: jax.Array
+
+
 def _layers(model: Transformer) -> list[Block]:
     return [jax.tree.map(lambda w, i=i: w[i], model.blocks) for i in range(model.config.layers)]
 
 
+def _laid_out(model: Transformer) -> Weights:
+    """Matrices cast to the dtype of the computation and the table turned once, not again at every token."""
+    dtype = model.config.dtype
+    table_VD = (model.tokens if model.head is None else model.head)[...]
+    blocks = jax.tree.map(lambda w: w.astype(dtype) if w.ndim == 2 else w, _layers(model))
+    return jax.lax.optimization_barrier(Weights(blocks, table_VD.astype(dtype).T))
+
+
 def _segment(
     model: Transformer,
+    weights: Weights,
     keys_B: jax.Array,
     past: list[Cache],
     state: tuple[jax.Array, jax.Array],
@@ -153,23 +191,33 @@ def _segment(
     form: RowForm,
     sampling: Sampling,
 ) -> tuple[tuple[jax.Array, jax.Array], list[Cache], jax.Array]:
-    """Draw the tokens at positions span[0]..span[1]-1; `state`: last token, whether its row ended."""
+    """Draw the tokens at positions span[0]..span[1]-1, and the keys and values that belong to them.
+
+    state: the last token of each row and whether the row has ended.
+    """
     begin, size = span[0], span[1] - span[0]
-    blocks = _layers(model)
-    recent = jax.tree.map(lambda z: _room(z, size), past)
 
     def step(carry: Any, at: jax.Array) -> tuple[Any, jax.Array]:
         (token, ended), recent = carry
-        logits, recent = _logits(model, blocks, past, recent, token, begin, at)
+        logits, recent = _logits(model, weights, past, recent, token, begin, at)
         drawn = draw(allowed(logits, form.ids), keys_B, begin + at, sampling)
         if form.stop_id >= 0:
             drawn = jnp.where(ended, form.stop_id, drawn)
             ended = ended | (drawn == form.stop_id)
         return ((drawn, ended), recent), drawn
 
-    (state, recent), drawn_SB = jax.lax.scan(step, (state, recent), jnp.arange(size))
-    joined = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), past, recent)
-    return state, joined, drawn_SB.T
+    def run() -> tuple[Any, Any, jax.Array]:
+        recent = jax.tree.map(lambda z: _room(z, size), past)
+        (now, recent), drawn_SB = jax.lax.scan(step, (state, recent), jnp.arange(size))
+        return now, recent, drawn_SB.T
+
+    def skip() -> tuple[Any, Any, jax.Array]:
+        token_B, ended_B = state
+        filled_BS = jnp.broadcast_to(jnp.full_like(token_B, form.stop_id)[:, None], (len(token_B), size))
+        recent = jax.tree.map(lambda z: _room(z, size), past)
+        return (filled_BS[:, -1], ended_B), recent, filled_BS
+
+    return run() if form.stop_id < 0 else jax.lax.cond(jnp.all(state[1]), skip, run)
 
 
 def _room(cache: jax.Array, size: int) -> jax.Array:
@@ -180,7 +228,7 @@ def _room(cache: jax.Array, size: int) -> jax.Array:
 
 def _logits(
     model: Transformer,
-    blocks: list[Block],
+    weights: Weights,
     past: list[Cache],
     recent: list[Cache],
     token_B: jax.Array,
@@ -190,12 +238,12 @@ def _logits(
     """Logits [B, V] after one more token at position begin + at, and the running segment's cache with it."""
     x, turn = model.enter(token_B[:, None], begin + at)
     grown = []
-    for block, old, new in zip(blocks, past, recent, strict=True):
+    for block, old, new in zip(weights.blocks, past, recent, strict=True):
         q, k, v = block.queries_keys_values(x, token_B.shape[0], turn)
         new = _put(new[0], k, at), _put(new[1], v, at)
         grown.append(new)
         x = block.rest(x, _attend(q[:, 0], old, new, at))
-    return model.leave(x), grown
+    return contract(model.norm(x), weights.table_DV, "model"), grown
 
 
 def _put(cache_BKCH: jax.Array, one_B1KH: jax.Array, at: jax.Array) -> jax.Array:
