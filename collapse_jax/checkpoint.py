@@ -54,7 +54,9 @@ def load(path: Path, abstract: Any) -> Any:
 
 def _named(tree: Any) -> dict[str, Any]:
     """The leaves by their paths: Orbax cannot read back trees whose nodes mix names and numbers."""
-    return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in jax.tree.leaves_with_path(tree)
+    }
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:

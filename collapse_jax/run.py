@@ -198,9 +198,7 @@ class Run:
     def _tell(self, node: Node, later: list[Node]) -> None:
         metrics = self._metrics(node.id)
         loss = metrics["test_loss"]["value"]
-        result = (
-            "diverged" if loss is None else f"test loss {loss:.4f} {self.units['test_loss']}"
-        )
+        result = "diverged" if loss is None else f"test loss {loss:.4f} {self.units['test_loss']}"
         left = self._estimate(later)
         ahead = f"; about {duration(left)} left" if left is not None and later else ""
         say(f"generation {node.generation}, seed {node.seed} [{', '.join(node.arms)}]: {result}{ahead}")

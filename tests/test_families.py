@@ -57,7 +57,7 @@ def settings(kind: str) -> dict:
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
     """Runs of one experiment share compiled programs."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    before = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
