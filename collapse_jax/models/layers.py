@@ -84,7 +84,7 @@ def embed(table_VD: jax.Array, ids: jax.Array, dtype: jax.typing.DTypeLike) -> j
     where = placed("data", *[None] * ids.ndim)
     if where is not None:  # columns split over "data" are gathered: the table is smaller than the rows
         table_VD = jax.sharding.reshard(table_VD, P("model", None))
-    return table_VD.astype(dtype).at[ids].get(out_sharding=where, mode="clip")
+    return table_VD.at[ids].get(out_sharding=where, mode="clip").astype(dtype)
 
 
 def rotary(positions_T: jax.Array, size: int, theta: float) -> tuple[jax.Array, jax.Array]:
