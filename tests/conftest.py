@@ -36,7 +36,9 @@ def collapse(*arguments: str, kill_at: str = "") -> subprocess.CompletedProcess:
 
 @pytest.fixture(autouse=True)
 def no_mesh():
-    """Every test begins without a mesh, whatever an earlier one has set."""
+    """Every test begins and ends without a mesh, whatever it has set."""
+    jax.set_mesh(None)
+    yield
     jax.set_mesh(None)
 
 

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from forced_devices import run as forced
@@ -87,7 +88,7 @@ def test_the_loss_is_the_error_of_the_network_at_the_drawn_times(compiled, model
     t_B = np.asarray(diffusion.draw_times(key_t, ROWS, MODEL.noising))
     noise = np.asarray(jax.random.normal(key_noise, batch["positions"].shape), float)
     signal, sigma = diffusion.levels(MODEL.noising)
-    total = 0.0
+    network, total = jax.jit(lambda *given: model(*given, FAMILY.unit)), 0.0
     for row, (t, n) in enumerate(zip(t_B, batch["count"], strict=True)):
         x_0 = batch["positions"][row, :n].astype(float) / FAMILY.unit
         e = noise[row, :n] - noise[row, :n].mean(0)
@@ -95,7 +96,7 @@ def test_the_loss_is_the_error_of_the_network_at_the_drawn_times(compiled, model
         x_t = np.zeros((1, SIZE, 3), np.float32)
         x_t[0, :n] = signal[t] * x_0 + sigma[t] * e
         level = (jnp.full(1, z[t], jnp.float32) for z in (signal, sigma))
-        v = np.asarray(model(alone, jnp.asarray(x_t), *level, FAMILY.unit))[0, :n]
+        v = np.asarray(network(alone, x_t, *level))[0, :n]
         total += np.sum((signal[t] * e - sigma[t] * x_0 - v) ** 2) / (3 * (n - 1))
     found, weight, _ = compiled["loss"](model, batch, key, jnp.float32(0))
     assert float(found) == pytest.approx(total, rel=1e-4) and float(weight) == ROWS
@@ -115,25 +116,29 @@ def turned(batch, seed):
     return new, turn, orders
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_neither_density_nor_sampler_know_place_orientation_or_order(model, compiled, monkeypatch, seed):
+def test_neither_density_nor_sampler_know_place_orientation_or_order(model, monkeypatch):
     """The noise turned and reordered with the molecule, every term of the bound keeps its value and a sample turns."""
-    batch, ones = rows(4), np.ones(ROWS, np.float32)
-    plain = jax.tree.map(np.asarray, compiled["evaluate"](model, batch, ones, keys()))
-    drawn = np.asarray(compiled["sample"](model, keys(), batch)["positions"])
-    new, turn, orders = turned(batch, seed)
     usual = diffusion.row_noise
 
-    def with_it(keys_B, index, shape):
-        return jnp.take_along_axis(usual(keys_B, index, shape), orders[..., None], 1) @ turn
+    @jax.jit
+    def outcome(batch, turn, orders):
+        def row_noise(keys_B, index, shape):
+            return jnp.take_along_axis(usual(keys_B, index, shape), orders[..., None], 1) @ turn
 
-    monkeypatch.setattr(diffusion, "row_noise", with_it)
-    monkeypatch.setattr(denoise, "row_noise", with_it)
-    found = jax.tree.map(np.asarray, jax.jit(lambda m: FAMILY.evaluate(m, new, ones, keys()))(model))
-    for name, (total, weight) in plain.items():
-        assert found[name][0] / weight == pytest.approx(total / weight, abs=1e-5)
-    moved = np.asarray(jax.jit(lambda m: FAMILY.sample(m, keys(), new)["positions"])(model))
-    np.testing.assert_allclose(moved, np.take_along_axis(drawn, orders[..., None], 1) @ turn, atol=2e-5)
+        monkeypatch.setattr(diffusion, "row_noise", row_noise)
+        monkeypatch.setattr(denoise, "row_noise", row_noise)
+        scored = FAMILY.evaluate(model, batch, jnp.ones(ROWS), keys())
+        return scored, FAMILY.sample(model, keys(), batch)["positions"]
+
+    batch = rows(4)
+    scored, drawn = outcome(batch, np.eye(3, dtype=np.float32), np.tile(np.arange(SIZE), (ROWS, 1)))
+    for seed in range(1, 5):
+        new, turn, orders = turned(batch, seed)
+        found, moved = outcome(new, turn, orders)
+        for name, (total, weight) in scored.items():
+            assert float(found[name][0] / weight) == pytest.approx(float(total / weight), abs=1e-5)
+        expected = np.take_along_axis(np.asarray(drawn), orders[..., None], 1) @ turn
+        np.testing.assert_allclose(np.asarray(moved), expected, atol=2e-5)
 
 
 def test_samples_have_the_graphs_of_the_real_rows_and_no_centre_of_mass(compiled, model):
@@ -180,12 +185,10 @@ def test_rows_of_weight_zero_do_not_count(compiled, model):
         assert tuple(map(float, again[name])) == pytest.approx((float(total), float(weight)))
 
 
-def test_a_bond_length_is_learned(model):
+def test_a_bond_length_is_learned():
     """Diatomic molecules of 1.3 Å: after some steps samples have that length."""
-    import optax
-
     draw = np.random.default_rng(0)
-    two = dataclasses.replace(FAMILY, caps=(2,), unit=0.65, model=dataclasses.replace(MODEL, hidden=16))
+    two = dataclasses.replace(FAMILY, caps=(2,), unit=0.65, model=dataclasses.replace(MODEL, global_layers=0))
     spec = two.spec
 
     def batch(count):
@@ -197,7 +200,7 @@ def test_a_bond_length_is_learned(model):
         made["positions"][:, 0], made["positions"][:, 1] = way, -way
         return made
 
-    tx = optax.adam(3e-3)
+    tx = optax.adam(5e-3)
 
     @jax.jit
     def step(model, state, rows, key):
