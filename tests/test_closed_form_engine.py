@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,6 +29,7 @@ CASES = [
     (Regression(dim=3, ridge=2.0), Arm("window", window=2)),
     (Regression(dim=3, design="fresh"), Arm("fresh", fraction=0.5)),
     (Discrete(kind="zipf", symbols=80), TABLE),
+    (Discrete(kind="zipf", symbols=5), TABLE),
     (Exponential(distribution="poisson", mean=2.0), Arm("replace_multiple")),
 ]
 
@@ -114,6 +116,27 @@ def test_gamma_and_wishart():
     assert np.linalg.matrix_rank(w[0], tol=1e-9) == 2
     np.testing.assert_allclose(w.mean(0), 2 * np.eye(3), atol=6 * np.sqrt(4 / 50_000))
     assert stats.kstest(np.asarray(z).ravel(), "norm").pvalue > 1e-4
+
+
+def test_words_are_those_of_splitmix():
+    """The first numbers of the seed 1234567, as Vigna's reference program prints them; odd counts too."""
+    known = (6457827717110365317, 3203168211198807973, 9817491932198370423)
+    with jax.enable_x64(True):
+        found = draws.words(jax.random.wrap_key_data(jnp.array([0, 1234567], jnp.uint32)), 5)
+    assert found.tolist() == [z % 2**32 for z in known] + [z >> 32 for z in known[:2]]
+
+
+def test_counts_are_multinomial():
+    """Chi-square against scipy over all counts of 5 rows, the last 2 of 7 masked; a lost symbol stays lost."""
+    family, shares = Discrete(symbols=4), np.array([2.0, 0.0, 5.0, 3.0])
+    keys = jax.random.split(jax.random.key(7), 100_000)
+    with jax.enable_x64(True):
+        one = partial(family.reduced, jnp.ones(4), jnp.asarray(shares), rows=7, weight=jnp.arange(7) < 5)
+        counts = np.asarray(jax.jit(jax.vmap(one))(keys))
+    kinds, seen = np.unique(counts, axis=0, return_counts=True)
+    law = stats.multinomial(5, shares / 10).pmf(kinds)
+    assert len(kinds) == 21 and law.sum() == pytest.approx(1)
+    assert stats.chisquare(seen, law * len(keys)).pvalue > 1e-4
 
 
 def test_double_precision_stays_inside():

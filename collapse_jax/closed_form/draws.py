@@ -3,7 +3,7 @@
 Arithmetic of the closed forms is f64 (variances fall below 1e-30 within a thousand generations). Normals are
 drawn at f32 resolution and widened, which is three times faster and moves a variance by less than 1e-6;
 uniforms that choose among probabilities carry 53 bits. Only threefry keys are used, so that the numbers of a
-seed depend on neither the chunk nor the devices.
+seed depend on neither the chunk nor the devices; `words` stretches such a key by a cheaper generator.
 """
 
 import jax
@@ -19,6 +19,21 @@ def normal(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
 def uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     """Uniforms in [0, 1) at the full resolution of the context's float."""
     return jax.random.uniform(key, shape, float)
+
+
+def words(key: jax.Array, rows: int) -> jax.Array:
+    """Random whole numbers below 2^32, int64 [rows].
+
+    SplitMix64 (Steele, Lea & Flood 2014), started at the 64 bits of the key, on the lower halves of its numbers
+    and then the upper ones: a tenth of the time of `jax.random.bits`.
+    """
+    state = jnp.arange(1, -(-rows // 2) + 1, dtype=jnp.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    high, low = jax.random.key_data(key).astype(jnp.uint64)
+    z = state + ((high << 32) | low)
+    z = (z ^ (z >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> 27)) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> 31)
+    return jnp.concatenate([z & (2**32 - 1), z >> 32])[:rows].astype(jnp.int64)
 
 
 def gamma(key: jax.Array, shape_parameter: jax.Array) -> jax.Array:

@@ -3,7 +3,9 @@
 Several seeds are sampled side by side; each fills shards of its own.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,11 @@ class Sampler:
     def __init__(self, family: Family, settings: Writing, mesh: Mesh, lanes: int = 1):
         self.family, self.settings, self.mesh, self.lanes = family, settings, mesh, lanes
         self.step = jax.jit(self._sample)
+        # One device is asked by two threads in turn: a CPU works on both batches at once, as drawing token
+        # after token fills about one core. Several devices have collectives, which must come in one order.
+        alone = mesh.size == 1
+        self.threads = ThreadPoolExecutor(2, initializer=jax.set_mesh, initargs=(mesh,)) if alone else None
+        self.compiled = False
 
     def _sample(self, models_G: Any, keys_G: jax.Array, indices_GB: jax.Array, rows_GB: Any) -> Any:
         def one(model: nnx.Module, key: jax.Array, indices_B: jax.Array, rows_B: Any) -> Any:
@@ -66,18 +73,26 @@ class Sampler:
             ]
             for lane in spans
         ]
-        waiting: Any = None
+        waiting: deque[tuple[Callable[[], Any], list[tuple[int, int, int]]]] = deque()
         for at in range(max(map(len, cuts))):
             now = [lane[min(at, len(lane) - 1)] if lane else (0, 0) for lane in cuts]
             due = [(g, *now[g]) for g, lane in enumerate(cuts) if at < len(lane)]
             given = [_given(self.mesh, real, first, size) for first, _ in now]
             stacked = jax.tree.map(lambda *xs: np.stack(xs), *filled(given, self.lanes))
-            ahead = self.step(models_G, keys_G, *meshes.place(self.mesh, stacked, axis(self.lanes), "data"))
-            if waiting is not None:
-                yield _fetch(*waiting)
-            waiting = ahead, due
-        if waiting is not None:
-            yield _fetch(*waiting)
+            placed = meshes.place(self.mesh, stacked, axis(self.lanes), "data")
+            waiting.append((self._begin(models_G, keys_G, *placed), due))
+            if len(waiting) > 1:
+                yield _fetch(*waiting.popleft())
+        while waiting:
+            yield _fetch(*waiting.popleft())
+
+    def _begin(self, *given: Any) -> Callable[[], Any]:
+        """Ask for a batch; the result is what waits for it."""
+        if self.threads is None or not self.compiled:
+            drawn = self.step(*given)
+            self.compiled = True
+            return lambda: drawn
+        return self.threads.submit(lambda: jax.block_until_ready(self.step(*given))).result
 
 
 def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarray, Row]:
@@ -88,8 +103,8 @@ def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarr
     return np.arange(first, first + local, dtype=np.uint32), _conditions(real, first, local)
 
 
-def _fetch(drawn: Any, due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row]]:
-    found = {name: np.asarray(x) for name, x in drawn.items()}
+def _fetch(drawn: Callable[[], Any], due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row]]:
+    found = {name: np.asarray(x) for name, x in drawn().items()}
     return [(g, first, {name: x[g, :rows] for name, x in found.items()}) for g, first, rows in due]
 
 
