@@ -60,7 +60,7 @@ def test_drawn_statistics_have_the_law_of_drawn_rows():
 def test_results_do_not_depend_on_the_chunk():
     family, workflow = Gaussian(dim=2), Workflow(Arm("accumulate_subsample"), 10, 4)
     whole = engine.collect(family, workflow, 23)
-    parts = list(engine.simulate(family, workflow, 23, chunk=5))
+    parts = list(engine.prepare(family, workflow, 23, chunk=5).chunks(23))
     assert [(c.first, len(c.values["mean_error"])) for c in parts] == [
         (0, 5),
         (5, 5),

@@ -13,6 +13,7 @@ NAMES = (
     "verification_threshold",
     "strong_collapse",
     "pool_of_models",
+    "pathological",
     "tails_cut",
     "tails_generations",
     "tails_mixing",

@@ -181,20 +181,37 @@ def test_rows_end_at_the_stop_token_and_ids_are_bounded():
     assert np.all(rows[:, 2:] == 2)
 
 
-def test_stages_after_the_last_row_has_ended_are_skipped(monkeypatch):
-    """Row i ends at position i: nothing is computed after the stage in which the last one ends."""
+def test_stages_compute_the_rows_that_have_not_ended(monkeypatch):
+    """Rows end at positions of their own: the next stage computes half of them, a quarter, or none."""
     monkeypatch.setattr(decode, "stages", lambda b, e: [(x, min(x + 3, e)) for x in range(b, e, 3)])
-    seen = []
+    ends, seen = np.array([0, 7, 1, 4, 2, 0, 1, 2]), []
+    names = jax.random.key_data(jax.random.split(jax.random.key(0), 8))
 
     def ending(logits, keys, position, sampling):
-        jax.debug.callback(lambda t: seen.append(int(t)), position)
-        return jnp.where(position == jnp.arange(len(logits)), 2, 7).astype(jnp.int32)
+        jax.debug.callback(lambda t: seen.append((int(t), len(logits))), position)
+        which = jnp.argmax(jnp.all(jax.random.key_data(keys)[:, None] == names, -1), 1)
+        return jnp.where(position == jnp.asarray(ends)[which], 2, 7 + which % 4).astype(jnp.int32)
 
     monkeypatch.setattr(decode, "draw", ending)
-    rows = rows_of(shaken(TINY["gpt2"]), 5, RowForm(12, 2, stop_id=2), Sampling())
+    rows = rows_of(shaken(TINY["gpt2"]), 8, RowForm(12, 2, stop_id=2), Sampling())
     jax.effects_barrier()
-    np.testing.assert_array_equal(rows, np.where(np.arange(12) < np.arange(5)[:, None], 7, 2))
-    assert sorted(seen) == list(range(6))
+    row = np.arange(8)[:, None]
+    np.testing.assert_array_equal(rows, np.where(np.arange(12) < ends[:, None], 7 + row % 4, 2))
+    assert sorted(seen) == [(t, n) for t, n in enumerate([8, 8, 8, 2, 2, 2, 2, 2, 2])]
+
+
+def test_rows_that_moved_up_are_what_they_are_alone(monkeypatch):
+    monkeypatch.setattr(decode, "stages", lambda b, e: [(x, min(x + 3, e)) for x in range(b, e, 3)])
+    model, form = shaken(TINY["llama2"]), RowForm(12, 2, stop_id=2, ids=6)
+    model = jax.tree.map(lambda w: 0.2 * w, model)  # nearly uniform: rows end after six tokens or so
+    keys = jax.random.split(jax.random.key(5), 24)
+    prompt = np.random.default_rng(0).integers(3, 6, (24, 2)).astype(np.int32)
+    draw = jax.jit(lambda keys, prompt: generate(model, keys, prompt, form, Sampling()))
+    found = np.asarray(draw(keys, prompt))
+    lengths = np.sum(np.cumsum(found == 2, 1) == 0, 1)
+    assert 0 < np.sum(lengths >= 11) <= 6 < np.sum(lengths >= 8) <= 12  # stages of a half and of a quarter
+    for i in range(24):
+        np.testing.assert_array_equal(found[i], draw(keys[i : i + 1], prompt[i : i + 1])[0])
 
 
 def test_models_side_by_side_draw_what_each_draws_alone():

@@ -36,7 +36,7 @@ TINY = {
         "model": {"patch": 4, "layers": 1, "width": 16, "heads": 2, "noising": {"steps": 8}},
     },
     "conformation": {
-        "data": {"source": "builtin:molecules", "max_rows": 48, "conformations": 2, "max_atoms": 12},
+        "data": {"source": "builtin:molecules", "max_rows": 48, "conformations": 2, "max_atoms": 10},
         "model": {"hidden": 8, "local_layers": 1, "global_layers": 1, "noising": {"steps": 6}},
     },
 }

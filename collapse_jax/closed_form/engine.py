@@ -92,31 +92,9 @@ def compiler_options() -> Any:
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
-def simulate(
-    family: Family,
-    workflow: Workflow,
-    seeds: int,
-    *,
-    seed: int = 0,
-    metrics: tuple[str, ...] = (),
-    how: str = "auto",
-    chunk: int = 0,
-) -> Iterator[Chunk]:
-    """Run `seeds` independent chains of a workflow, a chunk at a time.
-
-    Args:
-        seed: which stream of the experiment. metrics: what to keep (all that `family.metrics` names).
-        how: see the module. chunk: seeds a program holds at once (0: what CHUNK_BYTES allows).
-    Raises `BadInput` when the family cannot run the workflow.
-    """
-    yield from prepare(family, workflow, seeds, seed=seed, metrics=metrics, how=how, chunk=chunk).chunks(
-        seeds
-    )
-
-
 def collect(family: Family, workflow: Workflow, seeds: int, **options: Any) -> dict[str, np.ndarray]:
-    """`simulate` in memory: {metric: float64 [seeds, generations]}."""
-    parts = [c.values for c in simulate(family, workflow, seeds, **options)]
+    """Run `seeds` chains in memory, with the options of `prepare`: {metric: float64 [seeds, generations]}."""
+    parts = [c.values for c in prepare(family, workflow, seeds, **options).chunks(seeds)]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -130,7 +108,13 @@ def prepare(
     how: str = "auto",
     chunk: int = 0,
 ) -> Program:
-    """Plan and build the program of one arm; see `simulate`."""
+    """Plan and build the program of one arm: `seeds` independent chains of a workflow.
+
+    Args:
+        seed: which stream of the experiment. metrics: what to keep (all that `family.metrics` names).
+        how: see the module. chunk: seeds the program holds at once (0: what CHUNK_BYTES allows).
+    Raises `BadInput` when the family cannot run the workflow.
+    """
     for line in family.refuses(workflow):
         raise BadInput(line)
     keep = metrics or family.metrics(workflow)

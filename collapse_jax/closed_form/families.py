@@ -18,6 +18,7 @@ WHERE: Mapping[str, str] = {
     "verified": "verified:Verified",
     "strong": "strong:Strong",
     "shared_models": "shared_models:SharedModels",
+    "pathological": "pathological:Pathological",
 }
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 UNITS = {
-    "frechet_distance": "squared feature distance",
+    "frechet_distance": "squared distance",
     "precision": "share",
     "recall": "share",
     "density": "balls",

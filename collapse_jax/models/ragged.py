@@ -90,7 +90,7 @@ class Ragged:
             )
             return out.reshape(-1, *out.shape[2:])[jnp.argsort(order)]
 
-        return _on_each_device(_unless_vmapped(in_parts, whole), leaves, rows, P("data"))
+        return _on_each_device(unless_vmapped(in_parts, whole), leaves, rows, P("data"))
 
     def sum(self, f: Function, model: Any, rows: Rows) -> jax.Array:
         """The sum of f(model, rows), where f gives the sum over some rows [].
@@ -114,7 +114,7 @@ class Ragged:
 
                 return jax.lax.scan(add, zeros, (which, parts))[0]
 
-            return _on_each_device(_unless_vmapped(in_parts, whole), leaves, rows, P())
+            return _on_each_device(unless_vmapped(in_parts, whole), leaves, rows, P())
 
         @jax.custom_vjp
         def total(leaves: list, rows: Rows) -> jax.Array:
@@ -146,7 +146,7 @@ class Ragged:
         return {k: x[:, *(slice(size),) * axes.get(k, 0)] for k, x in rows.items()}
 
 
-def _unless_vmapped(usual: Callable, mapped: Callable) -> Callable:
+def unless_vmapped(usual: Callable, mapped: Callable) -> Callable:
     """`usual`, and under `jax.vmap` over lanes `mapped`; the lanes may be split over a mesh axis."""
     f = custom_vmap(usual)
 

@@ -11,6 +11,7 @@ not depend on the batch that it is drawn in, but for rounding.
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from collapse_jax.config import number
 from collapse_jax.models.attention import HIDDEN, attend
 from collapse_jax.models.layers import contract, placed
+from collapse_jax.models.ragged import unless_vmapped
 from collapse_jax.models.transformer import Block, Transformer
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, C, H]
@@ -125,20 +127,47 @@ def generate(
 ) -> jax.Array:
     """Rows of tokens [B, L], int32: the P >= 0 tokens of the prompt, then tokens drawn one by one.
 
-    Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L. Once every
-    row has ended, the stages that are left are skipped.
+    Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L. After each
+    stage the rows that have not ended are put first, and the next one computes as small a part of the batch as
+    holds them.
     """
     keys_B, prompt_BP = reshard(keys_B, "data"), reshard(prompt_BP.astype(jnp.int32), "data", None)
     known = jnp.pad(prompt_BP, ((0, 0), (1, 0)), constant_values=form.start_id)
     weights = _laid_out(model)
-    past = prefill(model, known[:, :-1])
-    state = known[:, -1], jnp.any(known[:, 1:] == form.stop_id, 1)
-    parts = [known[:, 1:]]
-    for span in stages(prompt_BP.shape[1], form.length):
-        state, recent, drawn_BS = _segment(model, weights, keys_B, past, state, span, form, sampling)
-        past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), past, recent)
-        parts.append(drawn_BS)
-    return jnp.concatenate(parts, 1)
+    ended_B = jnp.any(known[:, 1:] == form.stop_id, 1)
+    rows = Rows(keys_B, known[:, -1], ended_B, prefill(model, known[:, :-1]))
+    tokens_BT, order_B = known[:, 1:], None
+    for begin, end in stages(prompt_BP.shape[1], form.length):
+        if begin > prompt_BP.shape[1] and len(_sizes(rows, form)) > 2:
+            first_B = jnp.argsort(reshard(rows.ended_B, None), stable=True)
+            order_B = first_B if order_B is None else order_B[first_B]
+            rows, tokens_BT = _taken((rows, tokens_BT), first_B)
+        rows, drawn_BS = _segment(model, weights, rows, begin, end, form, sampling)
+        tokens_BT = jnp.concatenate([tokens_BT, drawn_BS], 1)
+    return tokens_BT if order_B is None else _taken(tokens_BT, jnp.argsort(order_B))
+
+
+class Rows(NamedTuple):
+    """Rows that are being drawn: keys [B], last tokens [B], whether they have ended [B], a cache per layer."""
+
+    keys_B: jax.Array
+    token_B: jax.Array
+    ended_B: jax.Array
+    past: list[Cache]
+
+
+def _taken(tree: Any, order_B: jax.Array) -> Any:
+    """The rows of every array in this order."""
+    return jax.tree.map(lambda x: x.at[order_B].get(out_sharding=jax.typeof(x).sharding), tree)
+
+
+def _sizes(rows: Rows, form: RowForm) -> list[int]:
+    """How many rows a stage may compute: none, a quarter, half or all; rows split over devices stay together."""
+    count = len(rows.token_B)
+    if form.stop_id < 0:
+        return [count]
+    alone = jax.sharding.get_abstract_mesh().shape.get("data", 1) == 1
+    return sorted({0, count // 4, count // 2, count}) if alone else [0, count]
 
 
 def prefill(model: Transformer, ids_BP: jax.Array) -> list[Cache]:
@@ -184,40 +213,58 @@ def _laid_out(model: Transformer) -> Weights:
 def _segment(
     model: Transformer,
     weights: Weights,
-    keys_B: jax.Array,
-    past: list[Cache],
-    state: tuple[jax.Array, jax.Array],
-    span: tuple[int, int],
+    rows: Rows,
+    begin: int,
+    end: int,
     form: RowForm,
     sampling: Sampling,
-) -> tuple[tuple[jax.Array, jax.Array], list[Cache], jax.Array]:
-    """Draw the tokens at positions span[0]..span[1]-1, and the keys and values that belong to them.
+) -> tuple[Rows, jax.Array]:
+    """The rows after the tokens at positions begin..end-1 [B, S], and these; the rows that go on come first."""
 
-    state: the last token of each row and whether the row has ended.
-    """
-    begin, size = span[0], span[1] - span[0]
-
-    def step(carry: Any, at: jax.Array) -> tuple[Any, jax.Array]:
-        (token, ended), recent = carry
-        logits, recent = _logits(model, weights, past, recent, token, begin, at)
-        drawn = draw(allowed(logits, form.ids), keys_B, begin + at, sampling)
+    def step(given: Any, carry: Any, at: jax.Array) -> tuple[Any, jax.Array]:
+        (model, weights, rows), (token, ended, recent) = given, carry
+        logits, recent = _logits(model, weights, rows.past, recent, token, begin, at)
+        drawn = draw(allowed(logits, form.ids), rows.keys_B, begin + at, sampling)
         if form.stop_id >= 0:
             drawn = jnp.where(ended, form.stop_id, drawn)
             ended = ended | (drawn == form.stop_id)
-        return ((drawn, ended), recent), drawn
+        return (drawn, ended, recent), drawn
 
-    def run() -> tuple[Any, Any, jax.Array]:
-        recent = jax.tree.map(lambda z: _room(z, size), past)
-        (now, recent), drawn_SB = jax.lax.scan(step, (state, recent), jnp.arange(size))
-        return now, recent, drawn_SB.T
+    def run(count: int, model: Transformer, weights: Weights, rows: Rows) -> tuple[Any, jax.Array]:
+        """Computes the first `count` rows; the others have ended."""
+        total, where = len(rows.token_B), placed("data", None)
+        if not count:
+            drawn_BS = jnp.full((total, end - begin), form.stop_id, jnp.int32, out_sharding=where)
+            return (
+                rows.token_B,
+                rows.ended_B,
+                jax.tree.map(lambda z: _room(z, end - begin), rows.past),
+            ), drawn_BS
+        some = jax.tree.map(lambda x: x[:count], rows) if count < total else rows
+        state = some.token_B, some.ended_B, jax.tree.map(lambda z: _room(z, end - begin), some.past)
+        (token_B, ended_B, recent), drawn_SB = jax.lax.scan(
+            partial(step, (model, weights, some)), state, jnp.arange(end - begin)
+        )
 
-    def skip() -> tuple[Any, Any, jax.Array]:
-        token_B, ended_B = state
-        filled_BS = jnp.broadcast_to(jnp.full_like(token_B, form.stop_id)[:, None], (len(token_B), size))
-        recent = jax.tree.map(lambda z: _room(z, size), past)
-        return (filled_BS[:, -1], ended_B), recent, filled_BS
+        def filled(x: jax.Array, value: Any = 0) -> jax.Array:
+            spare = [(0, total - count), *[(0, 0)] * (x.ndim - 1)]
+            return jnp.pad(x, spare, constant_values=value) if count < total else x
 
-    return run() if form.stop_id < 0 else jax.lax.cond(jnp.all(state[1]), skip, run)
+        state = filled(token_B), filled(ended_B, True), jax.tree.map(filled, recent)
+        return state, filled(drawn_SB.T, form.stop_id)
+
+    sizes = _sizes(rows, form)
+
+    def fewest(model: Transformer, weights: Weights, rows: Rows) -> tuple[Any, jax.Array]:
+        living = jnp.sum(~reshard(rows.ended_B, None))
+        which = jnp.searchsorted(jnp.array(sizes), living)
+        return jax.lax.switch(which, [partial(run, n) for n in sizes], model, weights, rows)
+
+    whole = partial(run, sizes[-1])
+    compute = whole if len(sizes) == 1 else unless_vmapped(fewest, whole)
+    (token_B, ended_B, recent), drawn_BS = compute(model, weights, rows)
+    past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), rows.past, recent)
+    return Rows(rows.keys_B, token_B, ended_B, past), drawn_BS
 
 
 def _room(cache: jax.Array, size: int) -> jax.Array:
