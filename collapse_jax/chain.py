@@ -55,6 +55,7 @@ class Chain:
         self.real = dataset.rows("train")
         self.test = dataset.rows("test")
         self.trusted: set[str] = set()
+        self.reached: dict[str, Generation] = {}  # as they were when this run brought them to their commits
 
     def generation(self, name: str) -> Generation:
         """The folder of a node, as far as it has come."""
@@ -76,6 +77,7 @@ class Chain:
             self._measure(open_)
             for lane in open_:
                 self._commit(lane)
+        self.reached |= {lane.generation.id: lane.generation for lane in lanes}
         return [lane.generation for lane in lanes]
 
     def _ready(self, node: Node) -> Generation:
@@ -113,7 +115,10 @@ class Chain:
     def _inputs(self, node: Node) -> dict[str, list[str]]:
         """Digests of the synthetic shards a fit reads, by parent."""
         taken = {node.parents[s.source]: s.start + s.rows for s in node.mixture.slices if s.source}
-        return {name: self.generation(name).shards_covering(rows) for name, rows in taken.items()}
+        return {
+            name: (self.reached.get(name) or self.generation(name)).shards_covering(rows)
+            for name, rows in taken.items()
+        }
 
     def _fit(self, lanes: Sequence["Lane"], later_s: Callable[[], float | None]) -> None:
         todo = [lane for lane in lanes if lane.generation.result("fit") is None]

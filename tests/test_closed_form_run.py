@@ -62,6 +62,18 @@ def test_records(finished):
     assert experiment["engine"] == "closed_form" and set(experiment["tables"]) == set(experiment["arms"])
 
 
+def test_few_seeds_are_no_ground_for_a_z_score(finished, tmp_path):
+    """Of the same numbers from 19 seeds none is reliable, from 20 some are."""
+    some = {r["generation_id"] for r in lines(finished) if r.get("reliable")}
+    assert some
+    for name in some:
+        found = json.loads((finished / "closed_form" / name / "results.json").read_text())
+        for metric in found["metrics"].values():
+            metric["seeds"] = 19
+        (tmp_path / "results.json").write_text(json.dumps(found))
+        assert not any(r.get("reliable") for r in records.records("a", tmp_path))
+
+
 def test_a_second_run_does_nothing(finished, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in (finished / "closed_form").rglob("*")}
     text = (finished / "records.jsonl").read_bytes()

@@ -23,6 +23,7 @@ from collapse_jax.lineage import generation_id
 from collapse_jax.workflows import Arm, Workflow
 
 RECIPE_VERSION = 2  # raise it when results would change
+FEWEST_SEEDS = 20  # with fewer the mean's distance in standard errors is far from normal
 
 
 class Moments:
@@ -172,7 +173,8 @@ def records(name: str, path: Path) -> Iterator[dict[str, Any]]:
 
     value: mean over `seeds` chains; se: its standard error; predicted: expectation by `law`, which is
     `exact` or holds to leading order; null where a number is not finite or no law is known. reliable:
-    whether `se` may be trusted for a z-score; not where few chains carry the mean of a heavy-tailed value.
+    whether `se` may be trusted for a z-score; not with few chains, nor where few of them carry the mean of a
+    heavy-tailed value.
     """
     for metric, r in sorted(files.read_json(path / "results.json")["metrics"].items()):
         for i, (mean, se, predicted) in enumerate(zip(r["mean"], r["se"], r["predicted"], strict=True)):
@@ -191,7 +193,7 @@ def records(name: str, path: Path) -> Iterator[dict[str, Any]]:
             }
             if predicted is not None:
                 steady = bool(se) and mean is not None and (r["signed"] or se <= 0.1 * abs(mean))
-                line |= {"exact": r["exact"], "reliable": steady}
+                line |= {"exact": r["exact"], "reliable": steady and r["seeds"] >= FEWEST_SEEDS}
             yield line
 
 

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
                 deviation=0.9,
             )
         },
+        chunk=2,  # EM takes as many steps as the slowest chain of a chunk needs
         reference=(
             {
                 "label": "Shumailov et al.",
