@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 """The VAE: convolutions, likelihoods, bounds against the exact marginal, sampling, and what it refuses."""
 
 import base64
