@@ -78,7 +78,8 @@ class Family(Protocol):
 
         samples, real: some rows of each. key: the same in every generation of a seed, so that what a model
         draws from it can be compared. A picture is {"title", "png": base64, "pixelated"}; shares are
-        {"title", "names", "values", "real"}; a histogram is {"title", "unit", "edges", "values", "real"}.
+        {"title", "names", "values", "real"}; a histogram is {"title", "unit", "edges", "values", "real"}, its
+        outermost bins holding what lies beyond.
         """
         ...
 
