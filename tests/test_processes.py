@@ -24,7 +24,7 @@ def pair(workdir, *arguments, kill_at=("", "")):
     started = []
     for index in range(2):
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),
@@ -51,9 +51,9 @@ def pair(workdir, *arguments, kill_at=("", "")):
 def alone(tmp_path_factory):
     """The outcome of one process with the same eight devices."""
     workdir = tmp_path_factory.mktemp("alone")
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    done = collapse("run", *ARGUMENTS, f"--workdir={workdir}")
-    del os.environ["XLA_FLAGS"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
+        done = collapse("run", *ARGUMENTS, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir
 

@@ -40,8 +40,8 @@ class Sampler:
     def __init__(self, family: Family, settings: Writing, mesh: Mesh, lanes: int = 1):
         self.family, self.settings, self.mesh, self.lanes = family, settings, mesh, lanes
         self.step = jax.jit(self._sample)
-        # One device is asked by two threads in turn: a CPU works on both batches at once, as drawing token
-        # after token fills about one core. Several devices have collectives, which must come in one order.
+        # One device is asked by two threads in turn: a CPU works on both batches at once, as drawing in small
+        # steps fills about one core. Several devices have collectives, which must come in one order.
         alone = mesh.size == 1
         self.threads = ThreadPoolExecutor(2, initializer=jax.set_mesh, initargs=(mesh,)) if alone else None
         self.compiled = False
