@@ -156,6 +156,15 @@ class Rows(NamedTuple):
     past: list[Cache]
 
 
+def _split_as(x: jax.Array, changed: jax.Array) -> jax.Array:
+    """The second array split over the mesh as the first is."""
+    return (
+        changed
+        if jax.sharding.get_abstract_mesh().empty
+        else jax.reshard(changed, jax.typeof(x).sharding.spec)
+    )
+
+
 def _taken(tree: Any, order_B: jax.Array) -> Any:
     """The rows of every array in this order."""
     return jax.tree.map(lambda x: x.at[order_B].get(out_sharding=jax.typeof(x).sharding), tree)
@@ -240,7 +249,7 @@ def _segment(
                 rows.ended_B,
                 jax.tree.map(lambda z: _room(z, end - begin), rows.past),
             ), drawn_BS
-        some = jax.tree.map(lambda x: x[:count], rows) if count < total else rows
+        some = jax.tree.map(lambda x: _split_as(x, x[:count]), rows) if count < total else rows
         state = some.token_B, some.ended_B, jax.tree.map(lambda z: _room(z, end - begin), some.past)
         (token_B, ended_B, recent), drawn_SB = jax.lax.scan(
             partial(step, (model, weights, some)), state, jnp.arange(end - begin)
@@ -248,7 +257,7 @@ def _segment(
 
         def filled(x: jax.Array, value: Any = 0) -> jax.Array:
             spare = [(0, total - count), *[(0, 0)] * (x.ndim - 1)]
-            return jnp.pad(x, spare, constant_values=value) if count < total else x
+            return _split_as(x, jnp.pad(x, spare, constant_values=value)) if count < total else x
 
         state = filled(token_B), filled(ended_B, True), jax.tree.map(filled, recent)
         return state, filled(drawn_SB.T, form.stop_id)
