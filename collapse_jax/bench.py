@@ -26,6 +26,7 @@ from collapse_jax.training.evaluate import Evaluator
 from collapse_jax.training.step import Trainer
 
 BATCHES = 8  # different ones that training goes round
+SAMPLED = 4  # batches of samples in a row, so that they overlap as in a run
 
 
 def main(experiment: Experiment, store: Path, seconds: float, as_json: bool) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Bench:
         }
 
     def sampling(self) -> dict[str, Any]:
-        rows = 4 * self.experiment.writing.batch_size  # as many batches, so that they overlap as in a run
+        rows = SAMPLED * self.experiment.writing.batch_size
         sampler = Sampler(self.family, self.experiment.writing, self.mesh, self.lanes)
 
         def sample(i: int) -> None:
@@ -92,7 +93,8 @@ class Bench:
                 pass
 
         times = self._timed(sample)
-        return self._rates("sample", times, rows * self.lanes) | {"sample_ms_median": 1e3 * median(times) / 4}
+        per_batch = 1e3 * median(times) / SAMPLED
+        return self._rates("sample", times, rows * self.lanes) | {"sample_ms_median": per_batch}
 
     def evaluation(self) -> dict[str, Any]:
         size = self.experiment.evaluate.batch_size

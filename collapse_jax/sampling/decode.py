@@ -158,11 +158,7 @@ class Rows(NamedTuple):
 
 def _split_as(x: jax.Array, changed: jax.Array) -> jax.Array:
     """The second array split over the mesh as the first is."""
-    return (
-        changed
-        if jax.sharding.get_abstract_mesh().empty
-        else jax.reshard(changed, jax.typeof(x).sharding.spec)
-    )
+    return reshard(changed, *jax.typeof(x).sharding.spec)
 
 
 def _taken(tree: Any, order_B: jax.Array) -> Any:
