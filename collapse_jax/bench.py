@@ -125,7 +125,7 @@ class Bench:
             "compile_s": self.compile_s,
             "peak_memory_bytes": stats.get("peak_bytes_in_use", on_host),
             "params": sum(x.size for x in jax.tree.leaves(self.trainer.abstract["model"])),
-            "seeds_together": self.lanes,
+            "lanes": self.lanes,
             "device": provenance.device(),
         }
 

@@ -62,7 +62,7 @@ class Chain:
         return Generation(self.store, self.graph.nodes[name].recipe).read()
 
     def advance(self, nodes: Sequence[Node], later_s: Callable[[], float | None]) -> list[Generation]:
-        """Bring a group of generations, one of each seed, to their commits, side by side."""
+        """Bring a group of generations, equally long fits, to their commits, side by side."""
         lanes = [Lane(node, self._ready(node)) for node in nodes]
         open_ = [lane for lane in lanes if not lane.generation.committed or self._hungry(lane)]
         if open_:

@@ -6,7 +6,7 @@ share its generations because their recipes are equal.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from collapse_jax import config as settings_
@@ -45,8 +45,8 @@ class Experiment:
     """Everything a chain experiment is.
 
     rows: n, real rows generation 1 is fitted on, and rows each generation samples (0 = all there are).
-    together: seeds trained side by side in one program (0: one on a CPU, which a single seed fills; on other
-        devices as many as have 32M parameters together).
+    together: fits of equal length, seeds or arms, run side by side in one program at most (0: one on a CPU, which
+        a single fit fills; on other devices as many as have 32M parameters together).
     thresholds: where the definitions of collapse draw their lines; they change the report alone.
     reference: published curves, each {"label", "arm", "metric", "points": [[generation, value], ...]}.
     """
@@ -123,7 +123,7 @@ class Node:
 class Graph:
     """nodes: id -> Node in the order they run; ids: arm -> seed -> ids of generations 1, 2, ...
 
-    lanes: seeds that run side by side.
+    lanes: nodes that run side by side.
     """
 
     nodes: dict[str, Node]
@@ -132,23 +132,38 @@ class Graph:
     lanes: int = 1
 
     def groups(self) -> list[list[Node]]:
-        """The nodes in the order they run, those side by side together: one generation of up to `lanes` seeds.
+        """The nodes in the order they run, those side by side together: of one generation and equally long.
 
         What is in a group follows from the experiment alone, never from what is already done.
         """
-        seeds = list(next(iter(self.ids.values())))
-        chunks = [seeds[at : at + self.lanes] for at in range(0, len(seeds), self.lanes)]
-        generations = len(next(iter(next(iter(self.ids.values())).values())))
-        found: list[list[Node]] = []
-        seen: set[str] = set()
-        for t in range(generations):
-            for chunk in chunks:
-                for lines in self.ids.values():
-                    names = [lines[seed][t] for seed in chunk if lines[seed][t] not in seen]
-                    seen.update(names)
-                    if names:
-                        found.append([self.nodes[name] for name in names])
-        return found
+        return [
+            nodes[at : at + self.lanes] for nodes in self._alike() for at in range(0, len(nodes), self.lanes)
+        ]
+
+    def _alike(self) -> list[list[Node]]:
+        """The nodes that may run side by side: fits of one generation with equally many steps, of any seed or arm."""
+        found: dict[tuple[int, int], list[Node]] = {}
+        for node in self.nodes.values():
+            found.setdefault((node.generation, node.steps), []).append(node)
+        return list(found.values())
+
+    def side_by_side(self, most: int, ways: int) -> "Graph":
+        """This graph with as few lanes as make the steps fewest: at most `most`, in multiples of `ways`.
+
+        Raises `BadInput`.
+        """
+        most = min(most, max(map(len, self._alike())))
+        choices = [replace(self, lanes=lanes) for lanes in range(ways, most + 1, ways)]
+        if not choices:
+            raise BadInput(
+                f"mesh.seed={ways} is more than the {most} fits that run side by side; lower it, or raise together, "
+                "or run more seeds"
+            )
+        return min(choices, key=Graph.steps)
+
+    def steps(self) -> int:
+        """Steps of the trainer, each of all lanes, for the whole graph."""
+        return sum(group[0].steps for group in self.groups())
 
     @property
     def per_arm(self) -> int:
@@ -156,9 +171,7 @@ class Graph:
         return sum(len(ids) for seeds in self.ids.values() for ids in seeds.values())
 
 
-def plan(
-    experiment: Experiment, data_digest: str, real_rows: int, init_digest: str = "", lanes: int = 1
-) -> Graph:
+def plan(experiment: Experiment, data_digest: str, real_rows: int, init_digest: str = "") -> Graph:
     """The graph of an experiment on `real_rows` real training rows. Raises `BadInput`."""
     rows = experiment.rows or real_rows
     workflows = {
@@ -182,7 +195,7 @@ def plan(
                         parent = nodes[line[s.source - 1]]
                         parent.sample_rows = max(parent.sample_rows, s.start + s.rows)
     ids = {a: {s: tuple(lines[a, s]) for s in experiment.seeds} for a in workflows}
-    return Graph(nodes, ids, workflows, lanes)
+    return Graph(nodes, ids, workflows)
 
 
 def _check(experiment: Experiment, arm: str, workflow: Workflow, real_rows: int) -> None:

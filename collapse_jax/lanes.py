@@ -1,7 +1,7 @@
-"""Seeds side by side: one program for a group of seeds, whose arrays have a leading axis G, their lanes.
+"""Fits side by side: one program for a group of seeds and arms, whose arrays have a leading axis G, their lanes.
 
 Lanes never mix: each has its own weights, batches and keys. A program always has the same number of lanes;
-where fewer seeds are left to do, the last one fills the rest, so that no seed's numbers depend on which of
+where fewer fits are left to do, the last one fills the rest, so that no fit's numbers depend on which of
 the others are already done.
 """
 
@@ -55,7 +55,7 @@ def _stack(trees: list[Any]) -> Any:
 
 
 def stack(trees: Sequence[Any], lanes: int) -> Any:
-    """One tree [G, ...] of a tree per seed."""
+    """One tree [G, ...] of a tree per lane."""
     return _stack(filled(trees, lanes))
 
 
@@ -71,5 +71,5 @@ def _pick(tree: Any, index: jax.Array) -> Any:
 
 
 def pick(tree: Any, index: int) -> Any:
-    """The tree of one seed out of [G, ...]."""
+    """The tree of one lane out of [G, ...]."""
     return _pick(tree, index)

@@ -48,8 +48,11 @@ def describe(experiment: Experiment, store: Path, offer: Offer | None = None) ->
     done = sum(Generation(store, n.recipe).read().committed for n in nodes)
     steps, sampled = sum(n.steps for n in nodes), sum(n.sample_rows for n in nodes)
     disk = sampled * row_dtype(family.spec).itemsize + 4 * parameters * len(nodes)
-    training = Work("training", programs.step(), math.ceil(steps / graph.lanes))
-    batches = math.ceil(sampled / graph.lanes / experiment.writing.batch_size)
+    training = Work("training", programs.step(), graph.steps())
+    batches = sum(
+        math.ceil(max(n.sample_rows for n in group) / experiment.writing.batch_size)
+        for group in graph.groups()
+    )
     sampling = Work("sampling", programs.sample(), batches)
     state, temporary = programs.state_bytes(), programs.temporary_bytes()
     lines = [f"{experiment.name}: {_words(experiment)}", ""]
@@ -61,7 +64,7 @@ def describe(experiment: Experiment, store: Path, offer: Offer | None = None) ->
         ]
     lines += [
         f"generations    {graph.per_arm} = {len(nodes)} to fit + {graph.per_arm - len(nodes)} shared; "
-        f"{done} there already; {graph.lanes} seeds side by side",
+        f"{done} there already; {graph.lanes} side by side",
         f"real rows      {len(dataset.rows('train')):,} to train on, {len(dataset.rows('test')):,} held out",
         f"mesh           {', '.join(f'{name} {size}' for name, size in mesh.shape.items())}",
         f"parameters     {parameters:,}",

@@ -27,7 +27,6 @@ from collapse_jax import (
 )
 from collapse_jax import mesh as meshes
 from collapse_jax.chain import Chain
-from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
 from collapse_jax.experiment import Experiment, Graph, Node, plan
 from collapse_jax.metrics import compilations
@@ -72,25 +71,18 @@ def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, 
     family = kind.build(experiment.model, experiment.data, experiment.sample, dataset)
     init = experiment.train.init
     digest = "" if init in ("fresh", "parent") else provenance.weights_digest(init)
-    rows, lanes = len(dataset.rows("train")), _lanes(experiment, family)
-    return dataset, family, plan(experiment, dataset.digest, rows, digest, lanes)
+    graph = plan(experiment, dataset.digest, len(dataset.rows("train")), digest)
+    return dataset, family, graph.side_by_side(_together(experiment, family), experiment.mesh.seed)
 
 
-def _lanes(experiment: Experiment, family: families.Family) -> int:
-    """Seeds that run side by side: as many in every group as `together` allows. Raises `BadInput`."""
-    seeds, ways, asked = len(experiment.seeds), experiment.mesh.seed, experiment.together
-    if not asked and jax.default_backend() == "cpu":
-        asked = ways
-    elif not asked:
-        model = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
-        asked = max(ways, TOGETHER // sum(x.size for x in jax.tree.leaves(model)))
-    groups = -(-seeds // asked)
-    lanes = -(-seeds // groups)
-    if lanes % ways:
-        raise BadInput(
-            f"mesh.seed={ways} does not divide the {lanes} seeds side by side; change seeds or together"
-        )
-    return lanes
+def _together(experiment: Experiment, family: families.Family) -> int:
+    """Fits that may run side by side."""
+    if experiment.together:
+        return experiment.together
+    if jax.default_backend() == "cpu":
+        return experiment.mesh.seed
+    model = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
+    return max(experiment.mesh.seed, TOGETHER // sum(x.size for x in jax.tree.leaves(model)))
 
 
 class Run:

@@ -1,8 +1,10 @@
-"""Seeds side by side: the numbers of one seed at a time, whatever happens to the run or to another seed."""
+"""Seeds and arms side by side: the numbers of one fit at a time, whatever happens to the run or to another fit."""
 
 import json
 import shutil
 import signal
+from collections import Counter
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from forced_devices import run as forced
 
 from collapse_jax import cli, config, experiment
 from collapse_jax import mesh as meshes
+from collapse_jax.config import BadInput
 from collapse_jax.lanes import filled, pick, stack
 from collapse_jax.training.step import Trainer, Training
 
@@ -39,7 +42,7 @@ def values(workdir):
     }
 
 
-def test_the_numbers_of_one_seed_at_a_time(untouched, tmp_path):
+def test_the_numbers_of_one_fit_at_a_time(untouched, tmp_path):
     assert cli.main(["run", *TOGETHER, "--config.together=1", f"--workdir={tmp_path}"]) == 0
     alone, together = values(tmp_path), values(untouched)
     assert alone.keys() == together.keys()
@@ -63,16 +66,48 @@ def test_one_seed_missing_is_made_again_to_the_bit(untouched, tmp_path):
     assert outcome(tmp_path / "w") == outcome(untouched)
 
 
+def graph(*changes):
+    made = experiment.resolve(config.load(CONFIG, ["--config.generations=2", *changes]))
+    return experiment.plan(made, "digest", 96)
+
+
 def test_groups_follow_from_the_experiment():
-    made = experiment.resolve(config.load(CONFIG, ["--config.seeds=(0,1,2)"]))
-    graph = experiment.plan(made, "digest", 96, lanes=2)
-    groups = graph.groups()
-    assert [node.id for group in groups for node in group] != []
-    assert sorted(n.id for g in groups for n in g) == sorted(graph.nodes)
-    assert {tuple(n.seed for n in g) for g in groups} == {(0, 1), (2,)}
-    assert all(len({(n.generation, n.steps) for n in g}) == 1 for g in groups)
-    order = [n.generation for g in groups for n in g]
-    assert order == sorted(order)
+    planned = graph("--config.seeds=(0,1,2)")
+    groups = replace(planned, lanes=4).groups()
+    assert sorted(n.id for group in groups for n in group) == sorted(planned.nodes)
+    assert [(n.generation, n.steps) for group in groups for n in group[:1]] == [
+        (1, 18),
+        (2, 18),
+        (2, 18),
+        (2, 36),
+    ]
+    assert all(len({(n.generation, n.steps) for n in group}) == 1 for group in groups)
+    # one arm in generation 1; two of equal length, then the one that reads twice as much
+    assert [[n.seed for n in group] for group in groups] == [[0, 1, 2], [0, 0, 1, 1], [2, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(("seeds", "most", "ways", "lanes"), [
+    ("(0,1,2)", 1, 1, 1),
+    ("(0,1,2)", 2, 1, 2),
+    ("(0,1,2)", 5, 1, 3),  # five would take as many steps
+    ("(0,1,2)", 100, 1, 6),
+    ("(0,)", 100, 1, 2),  # two arms of one seed
+    ("(0,1,2)", 100, 4, 4),
+])  # fmt: skip
+def test_lanes_are_the_fewest_that_take_the_fewest_steps(seeds, most, ways, lanes):
+    planned = graph(f"--config.seeds={seeds}")
+    chosen = planned.side_by_side(most, ways)
+    assert chosen.lanes == lanes
+    plain = sum(
+        -(-count // lanes) * steps
+        for (_, steps), count in Counter((n.generation, n.steps) for n in planned.nodes.values()).items()
+    )
+    assert chosen.steps() == plain
+
+
+def test_more_ways_than_fits_are_refused():
+    with pytest.raises(BadInput, match=r"mesh\.seed=4 is more than the 2 fits that run side by side"):
+        graph("--config.seeds=(0,)").side_by_side(100, 4)
 
 
 def several(seeds, batches, settings, poisoned=None, at_once=1):

@@ -1,6 +1,6 @@
 """Sampling as a batch job: rows keyed by (seed, generation, row), in shards, resumable at each.
 
-Several seeds are sampled side by side; each fills shards of its own.
+Several generations are sampled side by side; each fills shards of its own.
 """
 
 from collections import deque

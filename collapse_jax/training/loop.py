@@ -1,4 +1,4 @@
-"""The training loop: the fits of some seeds side by side, resumable at their last checkpoint.
+"""The training loop: fits side by side, resumable at their last checkpoint.
 
 Metrics are read a dispatch late, so that the device always has the next one to do.
 """

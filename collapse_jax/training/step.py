@@ -90,7 +90,7 @@ def _is_gain(path: Any) -> bool:
 class Trainer:
     """Compiled `init`, `start` and `step` of a family on a mesh, shared by every generation, arm and seed.
 
-    States, batches, keys and metrics have a leading axis of `lanes` seeds that are trained side by side.
+    States, batches, keys and metrics have a leading axis of `lanes` fits side by side.
     `steps_at_once` takes as many steps as its batches [K, G, B, ...] have.
     """
 
