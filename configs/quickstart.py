@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.arms = {name: {"workflow": name} for name in ("replace", "accumulate_subsample", "accumulate")}
     config.generations = 5
     config.seeds = (0, 1)
-    config.rows = 1500
+    config.rows = 1000
 
     config.data.source = "builtin:python_docs"
     config.data.vocab_size = 512
@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
     config.train.epochs = 2
     config.train.batch_size = 8
     config.train.learning_rate = 6e-3
+    config.train.dispatch = 25
     return config
