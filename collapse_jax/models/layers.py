@@ -74,9 +74,22 @@ class LayerNorm(nnx.Module):
         return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
+@jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0). The gradient of `jax.nn.relu` loses the sharding of an axis that is mapped over."""
+    """max(x, 0), whose gradient keeps only the result, and the sharding of an axis that is mapped over."""
     return x * (x > 0).astype(x.dtype)
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    kept = relu(x)
+    return kept, kept
+
+
+def _relu_backward(kept: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    return (g * (kept > 0).astype(g.dtype),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def embed(table_VD: jax.Array, ids: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
