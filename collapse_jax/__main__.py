@@ -5,18 +5,25 @@ import sys
 
 from collapse_jax.cli import main
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# Huge pages, one heap that serves what is large too, and none of it given back before the end.
+TUNABLES = (
+    "glibc.malloc.hugetlb=1",
+    "glibc.malloc.arena_max=1",
+    f"glibc.malloc.mmap_threshold={1 << 33}",
+    f"glibc.malloc.trim_threshold={1 << 34}",
+)
 
 
 def entry() -> int:
-    """Run the command line, on Linux in a process whose malloc takes huge pages.
+    """Run the command line, on Linux in a process whose malloc keeps the memory it has.
 
-    A training step on CPU frees and takes hundreds of megabytes; in small pages the faults cost up to a third
-    of the step. glibc reads the setting only when a process starts, so the program starts itself once more.
+    A training step on CPU frees and takes hundreds of megabytes; got from the system each time, in small pages,
+    they cost up to a third of the step. glibc reads the settings only when a process starts, so the program
+    starts itself once more.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, HUGE_PAGES)))
+    given = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and "glibc.malloc.hugetlb" not in given:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (given, *TUNABLES)))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return main()
 
