@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 
+def flags(devices):
+    """XLA_FLAGS of a process with so many fake devices, beside those that the tests run with."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+
+
 def run(program, devices):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": flags(devices),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }

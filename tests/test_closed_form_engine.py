@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forced_devices import flags
 from scipy import stats
 
 from collapse_jax.closed_form import draws, engine, plan, scan
@@ -195,8 +196,7 @@ print(json.dumps(out))
 def test_eight_devices_give_the_same_numbers():
     """13 seeds over 4 of 8 devices, on a mesh whose model axis only repeats the work."""
     root = Path(__file__).parents[1]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(root)}
+    env = os.environ | {"XLA_FLAGS": flags(8), "PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ACROSS, "2"], env=env, capture_output=True, text=True
     )

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import CONFIG, TESTS, collapse, outcome
+from forced_devices import flags
 from test_lanes import values
 
 from collapse_jax import cli, processes
@@ -24,7 +25,7 @@ def pair(workdir, *arguments, kill_at=("", "")):
     started = []
     for index in range(2):
         environment = os.environ | {
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": flags(4),
             "JAX_COORDINATOR_ADDRESS": address,
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),
@@ -52,7 +53,7 @@ def alone(tmp_path_factory):
     """The outcome of one process with the same eight devices."""
     workdir = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
+        patch.setenv("XLA_FLAGS", flags(8))
         done = collapse("run", *ARGUMENTS, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir

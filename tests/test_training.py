@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import toy
 from flax import nnx
+from forced_devices import flags
 
 from collapse_jax import mesh as meshes
 from collapse_jax.lanes import pick, stack
@@ -140,10 +141,7 @@ def test_eight_devices_give_the_losses_of_one(mesh):
         "from collapse_jax import mesh\n"
         "print(t.run(t.Training(learning_rate=0.1, microbatches=1), mesh.make(8, 1))[1])"
     )
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-    }
+    environment = {**os.environ, "XLA_FLAGS": flags(8)}
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=folder
