@@ -3,7 +3,6 @@
 Medians over repeated calls after the first two, which compile and settle.
 """
 
-import dataclasses
 import json
 import resource
 from collections.abc import Callable
@@ -42,7 +41,7 @@ class Bench:
 
     def __init__(self, experiment: Experiment, store: Path, seconds: float):
         self.experiment, self.seconds, self.compile_s = experiment, seconds, 0.0
-        self.mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
+        self.mesh = experiment.on(meshes.make)
         dataset, self.family, graph = run.prepare(experiment, store)
         self.lanes = graph.lanes
         self.trainer = Trainer(self.family, experiment.train, self.mesh, self.lanes)
@@ -103,7 +102,7 @@ class Bench:
 
         def evaluate(_: int) -> None:
             batches = [
-                mixture.in_order(self.test, 0, rows, size, *meshes.reader(self.mesh))
+                mixture.in_order(self.test, 0, rows, size, meshes.held(self.mesh, size))
                 for _ in range(self.lanes)
             ]
             evaluator(self.models, batches)
@@ -113,8 +112,8 @@ class Bench:
     def reading(self) -> dict[str, Any]:
         """The input pipeline alone: batches of the training mixture, from disk to the host's memory."""
         size = self.experiment.train.batch_size
-        length, part = len(self.real), meshes.reader(self.mesh)
-        with mixture.Batches([(self.real, 0, length)], [length], 1 << 40, size, (0, 1), 0, *part) as batches:
+        length, held = len(self.real), meshes.held(self.mesh, size)
+        with mixture.Batches([(self.real, 0, length)], [length], 1 << 40, size, (0, 1), 0, held) as batches:
             times = self._timed(lambda _: [next(batches) for _ in range(BATCHES)])
         return self._rates("read", times, BATCHES * size)
 

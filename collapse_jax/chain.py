@@ -174,7 +174,7 @@ class Chain:
                     rows = opened.enter_context(self._samples(node.parents[s.source]))
                 parts.append((rows, s.start, s.rows))
             yield opened.enter_context(
-                mixture.Batches(parts, node.counts, draws, size, seed, step, *meshes.reader(self.mesh))
+                mixture.Batches(parts, node.counts, draws, size, seed, step, meshes.held(self.mesh, size))
             )
 
     def _samples(self, name: str) -> RowSource:
@@ -195,7 +195,7 @@ class Chain:
     def _in_order(self, source: RowSource, rows: int = 0) -> Iterator[Any]:
         rows = min(self.experiment.evaluate.rows or len(source), rows or len(source))
         size = self.experiment.evaluate.batch_size
-        return mixture.in_order(source, 0, rows, size, *meshes.reader(self.mesh))
+        return mixture.in_order(source, 0, rows, size, meshes.held(self.mesh, size))
 
     def _sample(self, lanes: Sequence["Lane"], models: "Models", later_s: Callable[[], float | None]) -> None:
         def due(lane: Lane) -> bool:

@@ -5,12 +5,13 @@ the steps of its fit and the rows that will be asked of it, before anything runs
 share its generations because their recipes are equal.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from collapse_jax import config as settings_
 from collapse_jax import families, rng
+from collapse_jax import mesh as meshes
 from collapse_jax.config import BadInput, each, number, text
 from collapse_jax.lineage import RECIPE_VERSION, generation_id
 from collapse_jax.measures.evidence import Thresholds
@@ -78,6 +79,15 @@ class Experiment:
         for name in self.arms:
             if not name or "/" in name:
                 yield f"arm name {name!r} must be a word without '/'"
+
+    def on(self, make: Callable[..., Any]) -> Any:
+        """The mesh that `make` makes of these settings, over which every batch can be split. Raises `BadInput`."""
+        mesh, train = make(**asdict(self.mesh)), self.train
+        name = "train.batch_size" + (" / train.microbatches" if train.microbatches > 1 else "")
+        batches = {name: train.batch_size // train.microbatches}
+        batches |= {f"{name}.batch_size": getattr(self, name).batch_size for name in ("evaluate", "writing")}
+        meshes.check(mesh, batches)
+        return mesh
 
 
 def template(family: str = "transformer") -> Any:

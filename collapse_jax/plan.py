@@ -40,7 +40,7 @@ def describe(experiment: Experiment, store: Path, offer: Offer | None = None) ->
     """Workflow tables, generations, parameters, FLOPs, bytes, memory and time, as text. Raises `BadInput`."""
     offer = offer or Offer()
     chip = devices.named(offer.device) if offer.device else devices.of_kind(jax.devices()[0].device_kind)
-    mesh = meshes.planned(**dataclasses.asdict(experiment.mesh))
+    mesh = experiment.on(meshes.planned)
     dataset, family, graph = run.prepare(experiment, store)
     programs = Programs(experiment, family, mesh, graph.lanes)
     parameters = sum(x.size for x in jax.tree.leaves(programs.state["model"])) // graph.lanes

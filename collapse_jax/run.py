@@ -1,6 +1,5 @@
 """`collapse run`: from settings to committed generations, records and report, doing only what is missing."""
 
-import dataclasses
 import json
 import math
 import os
@@ -39,7 +38,7 @@ def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int
     """Run or resume; exit code 0 when every generation is committed. Raises `BadInput`, `Interrupted`."""
     store = (store or workdir).resolve()
     _open_many_files()
-    mesh = meshes.make(**dataclasses.asdict(experiment.mesh))
+    mesh = experiment.on(meshes.make)
     with ExitStack() as stack:
 
         def own() -> None:

@@ -111,15 +111,16 @@ def test_seek_gives_what_an_uninterrupted_run_gives(components, start):
     assert all(np.array_equal(a, b) for a, b in zip(whole[start:], late, strict=True))
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_same_global_batches_for_any_process_count(components, count):
+@pytest.mark.parametrize(
+    "held", [[range(4), range(4, 8)], [[0, 3, 5, 6], [1, 2], [4, 7]], [[0, 1, 6], [0, 7]]]
+)
+def test_every_process_reads_its_places_of_the_global_batches(components, held):
     whole = draw(components, batch_size=8)
-    parts = [draw(components, batch_size=8, process_index=i, process_count=count) for i in range(count)]
-    assert all(len(part) == len(whole) for part in parts)
-    for step, batch in enumerate(whole):
-        assert np.array_equal(np.concatenate([part[step] for part in parts]), batch)
-    late = draw(components, batch_size=8, process_index=1, process_count=count, start_step=5)
-    assert all(np.array_equal(a, b) for a, b in zip(parts[1][5:], late, strict=True))
+    for places in map(list, held):
+        part = draw(components, batch_size=8, held=np.array(places))
+        assert [x.tolist() for x in part] == [batch[places].tolist() for batch in whole]
+        late = draw(components, batch_size=8, held=np.array(places), start_step=5)
+        assert all(np.array_equal(a, b) for a, b in zip(part[5:], late, strict=True))
 
 
 WORKER = """
@@ -131,8 +132,8 @@ from collapse_jax.data.records import RowSource
 index, count, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 files = [(path, int(rows)) for path, rows in (arg.split("=") for arg in sys.argv[4:])]
 sources = [RowSource([file], {"id": ((2,), "int32")}) for file in files]
-with mixture.Batches([(s, 0, len(s)) for s in sources], (9, 14), 64, 8, (5,), process_index=index,
-                     process_count=count) as batches:
+held = np.arange(8).reshape(count, -1)[index]
+with mixture.Batches([(s, 0, len(s)) for s in sources], (9, 14), 64, 8, (5,), held=held) as batches:
     np.save(out, np.stack([batch["id"] for batch in batches]))
 """
 
@@ -196,7 +197,7 @@ def test_start_does_not_grow_with_the_data(sources):
 
 def test_sizes_that_do_not_fit_are_refused(components):
     cases = [
-        ({"batch_size": 6, "process_count": 4}, "multiple of the 4"),
+        ({"batch_size": 0}, "at least 1"),
         ({"draws": 3}, "less than one batch"),
         ({"start_step": 54}, "outside"),
         ({"counts": (31, 20, 3)}, "31 of"),
@@ -214,18 +215,22 @@ def test_sizes_that_do_not_fit_are_refused(components):
 
 
 @pytest.mark.parametrize(
-    "start, stop, batch_size, count", [(0, 73, 8, 1), (5, 41, 12, 2), (40, 43, 8, 4), (3, 4, 4, 4)]
+    "start, stop, batch_size, held",
+    [
+        (0, 73, 8, None),
+        (5, 41, 12, [0, 1, 4, 11]),
+        (40, 43, 8, [4, 5, 6, 7]),
+        (3, 4, 4, [1]),
+        (0, 73, 8, [7]),
+    ],
 )
-def test_in_order_pads_with_rows_of_weight_zero(sources, start, stop, batch_size, count):
-    parts = [list(mixture.in_order(sources[0], start, stop, batch_size, i, count)) for i in range(count)]
-    steps = -(-(stop - start) // batch_size)
-    assert [len(part) for part in parts] == [steps] * count
-    rows = np.concatenate([part[s][0]["id"][:, 1] for s in range(steps) for part in parts])
-    weights = np.concatenate([part[s][1] for s in range(steps) for part in parts])
-    assert rows.shape == weights.shape == (steps * batch_size,)
-    assert weights.dtype == np.float32
-    assert rows.tolist() == [min(i, stop - 1) for i in range(start, start + steps * batch_size)]
-    assert weights.tolist() == [float(i < stop) for i in range(start, start + steps * batch_size)]
+def test_in_order_pads_with_rows_of_weight_zero(sources, start, stop, batch_size, held):
+    part = list(mixture.in_order(sources[0], start, stop, batch_size, held and np.array(held)))
+    places = [i for i in range(batch_size) if held is None or i in held]
+    at = [[first + i for i in places] for first in range(start, stop, batch_size)]
+    assert [rows["id"][:, 1].tolist() for rows, _ in part] == [[min(i, stop - 1) for i in x] for x in at]
+    assert [weights.tolist() for _, weights in part] == [[float(i < stop) for i in x] for x in at]
+    assert all(weights.dtype == np.float32 for _, weights in part)
 
 
 def test_in_order_refuses_nothing_to_read(sources):

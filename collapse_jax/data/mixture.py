@@ -1,8 +1,8 @@
 """The training batches of one generation: rows of its sources in exact proportions, seekable by step.
 
 Per source: the used rows (a fixed uniform subset when only some are used) -> shuffled, anew each epoch ->
-repeated; then mixed -> batched -> strided by process. Everything is a pure function of the position, so the
-global batches are the same, row by row, for any number of processes and after any resume.
+repeated; then mixed -> the places of each batch that this process holds -> batched. Everything is a pure function
+of the position, so the global batches are the same, row by row, for any number of processes and after any resume.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,18 +63,32 @@ class Draws(grain.transforms.DatasetSelectionMap):
         return self._used[used].tolist(), row.tolist()
 
 
+class Held(grain.transforms.DatasetSelectionMap):
+    """Position -> draw, where a process takes only the places `held` of each batch of `batch_size` draws."""
+
+    def __init__(self, held: np.ndarray, batch_size: int, steps: int) -> None:
+        self._held, self._batch_size, self._length = held.tolist(), batch_size, steps * len(held)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        step, at = divmod(position, len(self._held))
+        return 0, step * self._batch_size + self._held[at]
+
+
 class Batches:
     """Iterator over the local part of the global batches of a fit.
 
     components: (source, start, rows), the rows [start, start + rows) of each source. counts: how many of them
         are used; fewer than `rows` are a uniform subset without replacement, the same one in every epoch.
     draws: rows drawn in all; there are draws // batch_size steps and the rest is left out.
-    batch_size: rows of a global batch; process p of P holds rows [p, p + 1) * batch_size / P of each.
+    batch_size: rows of a global batch; held: the places in it that this process reads, ascending (None: all).
     seed: path of integers naming the random streams. start_step: the first step given.
     threads, prefetch: readers, and how many local batches they read ahead (0: read when asked).
 
-    Batches are dicts of arrays with a leading axis of batch_size / process_count rows. Close it after use;
-    the sources stay open. Raises `BadInput` when sizes do not fit.
+    Batches are dicts of arrays with a leading axis of len(held) rows. Close it after use; the sources stay open.
+    Raises `BadInput` when sizes do not fit.
     """
 
     def __init__(
@@ -85,12 +99,11 @@ class Batches:
         batch_size: int,
         seed: Sequence[int],
         start_step: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        held: np.ndarray | None = None,
         threads: int = 1,
         prefetch: int = 4,
     ) -> None:
-        _check(components, counts, draws, batch_size, process_count)
+        _check(components, counts, draws, batch_size)
         self.steps = draws // batch_size
         if not 0 <= start_step <= self.steps:
             raise BadInput(f"step {start_step} is outside the {self.steps} steps of this fit")
@@ -102,8 +115,10 @@ class Batches:
             for first, (_, start, rows) in zip(first_rows.tolist(), components, strict=False)
         ]
         mixed = grain.MapDataset.select_from_datasets(parents, selection)
-        local = mixed.batch(batch_size // process_count, batch_fn=np.array)[process_index::process_count]
-        rows = local.map(lambda places: _gather(sources, first_rows, places))
+        if held is not None and len(held) < batch_size:
+            mixed = grain.MapDataset.select_from_datasets([mixed], Held(held, batch_size, self.steps))
+        local = batch_size if held is None else len(held)
+        rows = mixed.batch(local, batch_fn=np.array).map(lambda places: _gather(sources, first_rows, places))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
         self._iterator = iter(rows.to_iter_dataset(options))
         if start_step:
@@ -126,17 +141,15 @@ class Batches:
         self.close()
 
 
-def _check(
-    components: Sequence[Component], counts: Sequence[int], draws: int, batch_size: int, process_count: int
-) -> None:
+def _check(components: Sequence[Component], counts: Sequence[int], draws: int, batch_size: int) -> None:
     if len(components) != len(counts) or not any(counts):
         raise BadInput(f"{len(components)} sources with the counts {tuple(counts)} make no mixture")
     for k, ((source, start, rows), count) in enumerate(zip(components, counts, strict=True)):
         if not 0 <= count <= rows or start < 0 or start + rows > len(source):
             span = f"[{start}, {start + rows})"
             raise BadInput(f"mixture: source {k} has {len(source)} rows, not {count} of {span}")
-    if batch_size < 1 or batch_size % process_count:
-        raise BadInput(f"batch_size={batch_size} must be a multiple of the {process_count} processes")
+    if batch_size < 1:
+        raise BadInput(f"batch_size={batch_size} must be at least 1")
     if draws < batch_size:
         raise BadInput(
             f"a budget of {draws} rows is less than one batch of {batch_size}; "
@@ -158,21 +171,18 @@ def _gather(sources: Sequence[RowSource], first_rows: np.ndarray, places: np.nda
 
 
 def in_order(
-    source: RowSource, start: int, stop: int, batch_size: int, process_index: int = 0, process_count: int = 1
+    source: RowSource, start: int, stop: int, batch_size: int, held: np.ndarray | None = None
 ) -> Iterator[tuple[Row, np.ndarray]]:
     """Rows [start, stop) once, in order: (local part of a batch, float32 row weights).
 
-    The last batch is filled up with its last row at weight 0, so that every batch has the same shape.
+    The last batch is filled up with its last row at weight 0, so that every batch has the same shape. held: the
+    places in a batch that this process reads, ascending (None: all).
     """
-    if batch_size < 1 or batch_size % process_count:
-        raise BadInput(f"batch_size={batch_size} must be a multiple of the {process_count} processes")
+    if batch_size < 1:
+        raise BadInput(f"batch_size={batch_size} must be at least 1")
     if not 0 <= start < stop <= len(source):
         raise BadInput(f"rows [{start}, {stop}) are none of the {len(source)} rows there are")
-    local = batch_size // process_count
-    for first in range(start + process_index * local, stop + process_index * local, batch_size):
-        places = np.minimum(np.arange(first, first + local), stop - 1)
-        batch = source.read(int(places[0]), int(places[-1]) + 1)
-        yield (
-            {name: values[places - places[0]] for name, values in batch.items()},
-            (np.arange(first, first + local) < stop).astype(np.float32),
-        )
+    held = np.arange(batch_size) if held is None else held
+    for first in range(start, stop, batch_size):
+        places = np.minimum(first + held, stop - 1)
+        yield source.take(places), (first + held < stop).astype(np.float32)

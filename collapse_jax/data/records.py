@@ -211,6 +211,8 @@ class RowSource:
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"rows {indices.min()}..{indices.max()} of {len(self)}")
+        if indices.size and np.all(np.diff(indices) == 1):  # neighbours are read at once
+            return self.read(int(indices[0]), int(indices[-1]) + 1)
         shards = np.searchsorted(self._bounds, indices, side="right") - 1
         records: list[bytes] = [b""] * len(indices)
         for shard in np.unique(shards):

@@ -96,25 +96,17 @@ class Sampler:
 
 
 def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarray, Row]:
-    """This process's part of the row indices of a batch and of the real rows that condition it."""
-    part, parts = meshes.reader(mesh)
-    local = size // parts
-    first += part * local
-    return np.arange(first, first + local, dtype=np.uint32), _conditions(real, first, local)
+    """Indices of the rows of a batch that this process holds, and the real rows that condition them.
+
+    The real rows begin again when they end.
+    """
+    indices = first + meshes.held(mesh, size)
+    return indices.astype(np.uint32), real.take(indices % len(real))
 
 
 def _fetch(drawn: Callable[[], Any], due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row]]:
     found = {name: np.asarray(x) for name, x in drawn().items()}
     return [(g, first, {name: x[g, :rows] for name, x in found.items()}) for g, first, rows in due]
-
-
-def _conditions(real: RowSource, first: int, size: int) -> dict[str, np.ndarray]:
-    """Real rows first .. first + size, from the start again when they end."""
-    first %= len(real)
-    if first + size <= len(real):
-        return real.read(first, first + size)
-    rows = [real[(first + i) % len(real)] for i in range(size)]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def plan_shards(have: list[tuple[int, int]], rows: int, per_shard: int) -> list[tuple[int, int]]:

@@ -39,11 +39,9 @@ class Evaluator:
         """
         sums: list[dict[str, np.ndarray]] = [defaultdict(lambda: np.zeros(2)) for _ in batches]
         waiting: Any = None
-        part, parts = meshes.reader(self.mesh)
         for number, given in enumerate(zip(*batches, strict=True)):
-            local = len(given[0][1])
-            first = (number * parts + part) * local
-            at = np.arange(first, first + local, dtype=np.uint32)
+            size = meshes.whole(self.mesh, len(given[0][1]))
+            at = (number * size + meshes.held(self.mesh, size)).astype(np.uint32)
             stacked = jax.tree.map(lambda *xs: np.stack(xs), *filled([(*g, at) for g in given], self.lanes))
             ahead = self.step(models_G, *meshes.place(self.mesh, stacked, axis(self.lanes), "data"), self.key)
             _add(sums, waiting)
