@@ -81,6 +81,10 @@ def _parser() -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    return processes.leave(lambda: _answered(arguments))
+
+
+def _answered(arguments: Sequence[str] | None) -> int:
     try:
         return _main(sys.argv[1:] if arguments is None else list(arguments))
     except BadInput as error:
@@ -159,6 +163,10 @@ def _chain(args: Any, overrides: list[str]) -> Any:
 def _run_one(config: Any, workdir: Path, store: Path | None) -> int:
     processes.initialize()
     if _is_closed_form(config):
+        if processes.count() > 1:
+            raise BadInput(
+                "a closed form runs in one process, not in several; start one, with JAX_NUM_PROCESSES=1"
+            )
         from collapse_jax import closed_form
 
         return closed_form.run(closed_form.resolve(config), workdir, store)

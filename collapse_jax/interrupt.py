@@ -1,7 +1,10 @@
-"""SIGTERM and Ctrl-C: remembered when they come, obeyed where nothing is lost."""
+"""SIGTERM, SIGHUP and Ctrl-C: remembered when they come, obeyed where nothing is lost."""
 
 import contextlib
+import os
 import signal
+import stat
+import sys
 from collections.abc import Iterator
 
 from collapse_jax import processes
@@ -19,16 +22,26 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
-    """Remember SIGTERM and SIGINT instead of dying; a second one dies at once."""
+    """Remember SIGTERM, SIGINT and SIGHUP instead of dying; a second one dies at once.
+
+    SIGHUP, sent when a terminal or an ssh connection closes, stays ignored under `nohup`.
+    """
     global _received
     _received = None
 
     def remember(signum, frame) -> None:
         global _received
         _received = signum
-        signal.signal(signum, signal.SIG_DFL)
+        if signum == signal.SIGHUP:  # often sent twice, by the shell and by the kernel
+            signal.signal(signum, signal.SIG_IGN)
+            _turn_from_terminal()
+        else:
+            signal.signal(signum, signal.SIG_DFL)
 
-    before = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGINT)}
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    before = {s: signal.signal(s, remember) for s in signals}
     try:
         yield
     finally:
@@ -36,15 +49,21 @@ def caught() -> Iterator[None]:
             signal.signal(s, handler)
 
 
-def wanted(step: int = 0, every: int = 1) -> bool:
-    """Whether a signal has asked the run to stop; several processes agree on it each `every` steps."""
-    if processes.count() == 1:
-        return _received is not None
-    return step % every == 0 and processes.any_of(_received is not None)
+def _turn_from_terminal() -> None:
+    """Write no more to a terminal that has hung up: it would fail before everything is saved."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def wanted() -> int | None:
+    """The signal that asks the run to stop, if any; several processes agree on it, so that all must ask."""
+    return _received if processes.count() == 1 else processes.agreed(_received)
 
 
 def poll() -> None:
     """Raise `Interrupted` if a signal has come; call where everything done so far is on disk."""
     processes.alive()
-    if wanted():
-        raise Interrupted(_received or signal.SIGTERM)
+    if signum := wanted():
+        raise Interrupted(signum)

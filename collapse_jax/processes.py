@@ -11,22 +11,34 @@ import os
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from collapse_jax import peers
 from collapse_jax.config import BadInput
 
 LIMIT_S = 900.0  # how long a process waits for the others: longer than any program takes to compile
-HEARTBEAT_S = 30  # after which a dead process is noticed and ends the others
+JOIN_S = 300  # how long it waits for them to start
+LEAVE_S = 10.0  # and to end as well, before it leaves them
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _numbers = itertools.count()
 _moved = time.monotonic()
 _stage = "start"
+_leaving = False
+_last_word = threading.Lock()
+_door: peers.Door | None = None
+
+_gate = threading.Lock()  # held while the processes agree where to stop
+_asked = 0  # how often this process has asked whether to stop
+_stop: tuple[int, int] | None = None  # (signal, the last question that is still answered by no)
+_announced = False
 
 
 class Lost(RuntimeError):
@@ -34,28 +46,159 @@ class Lost(RuntimeError):
 
 
 def initialize() -> None:
-    """Join the other processes, where there are any: named by `EXPLICIT`, by SLURM or by a Cloud TPU pod.
+    """Join the other processes, where there are any: named by `EXPLICIT`, or of a cluster that JAX detects.
 
-    Raises `BadInput` when only some of the variables are set or are no numbers.
+    JAX knows Cloud TPU slices, the steps of SLURM, Open MPI and indexed jobs of Kubernetes. Raises `BadInput` when
+    variables are missing or no numbers, `Lost` when the others do not come.
     """
-    given = [name for name in EXPLICIT if name in os.environ]
-    limits: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_S, "initialization_timeout": 300}
-    if given:
-        if len(given) < len(EXPLICIT):
-            missing = ", ".join(name for name in EXPLICIT if name not in given)
-            raise BadInput(f"{given[0]} is set but not {missing}; set all three, or none for one process")
-        address, count, index = (os.environ[name] for name in EXPLICIT)
-        if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-            raise BadInput(f"JAX_PROCESS_ID={index} is not one of JAX_NUM_PROCESSES={count}, counted from 0")
-        if int(count) == 1:
-            return
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(address, int(count), int(index), **limits)
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize(**limits)
-    else:
+    if joined():
         return
-    threading.Thread(target=_watch, daemon=True, name="watchdog").start()
+    address, count, index = _explicit() or _detected() or ("", 1, 0)
+    if count == 1:
+        return
+    where = peers.parsed(address)
+    passage = _enter(where, index)
+    service = f"127.0.0.1:{peers.free_port()}" if passage is None else "{}:{}".format(*passage.address)
+    try:
+        if passage is None:
+            _open_door(where, peers.parsed(service))
+        jax.distributed.initialize(
+            service,
+            count,
+            index,
+            coordinator_bind_address=service,
+            initialization_timeout=JOIN_S,
+            heartbeat_timeout_seconds=int(LIMIT_S),  # lifelines end much sooner
+        )
+        if passage is not None:
+            passage.hold(_lost)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"process {index} of {count} cannot join at {address}: {_line(error)}") from error
+    except (RuntimeError, OSError) as error:
+        _end(f"process {index} of {count} waited at {address} for the others in vain ({_line(error)})")
+    for duty in (_watch, _agree):
+        threading.Thread(target=duty, daemon=True, name=duty.__name__.strip("_")).start()
+
+
+def _explicit() -> tuple[str, int, int] | None:
+    """(address, processes, index) as the environment says it, None when it says nothing."""
+    there = [name for name in EXPLICIT if name in os.environ]
+    if not there:
+        return None
+    if os.environ.get("JAX_NUM_PROCESSES") == "1":
+        return "", 1, 0
+    if len(there) < len(EXPLICIT):
+        missing = ", ".join(name for name in EXPLICIT if name not in there)
+        raise BadInput(f"{there[0]} is set but not {missing}; set all three, or none for one process")
+    address, count, index = (os.environ[name] for name in EXPLICIT)
+    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+        raise BadInput(f"JAX_PROCESS_ID={index} is not one of JAX_NUM_PROCESSES={count}, counted from 0")
+    return address, int(count), int(index)
+
+
+def _detected() -> tuple[str, int, int] | None:
+    """(address, processes, index) in the cluster that JAX finds itself in, None where there is none."""
+    from jax._src.clusters import (
+        ClusterEnv,
+    )  # what `jax.distributed.initialize` asks, which cannot say "alone"
+
+    kind: Any = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind = next((k for k in ClusterEnv._cluster_types if _possible(k) and k.is_env_present()), None)
+        if kind is None or (count := kind.get_process_count()) == 1:
+            return None
+        port = os.environ.get("JAX_COORDINATOR_PORT")
+        return kind.get_coordinator_address(JOIN_S, port), count, kind.get_process_id()
+    except (
+        Exception
+    ) as error:  # of many kinds: variables that are no numbers, a metadata server that is silent
+        name = kind.__name__ if kind else "a cluster"
+        raise BadInput(
+            f"JAX finds itself in {name} but cannot tell who is there ({_line(error)}); set JAX_NUM_PROCESSES=1 to "
+            f"run alone, or {', '.join(EXPLICIT)}"
+        ) from error
+
+
+def _possible(kind: Any) -> bool:
+    """Whether to ask for a kind of cluster: not in steps of one task, which know the tasks of the whole job, nor in
+    pods of no indexed job."""
+    env = os.environ
+    unasked = {
+        "SlurmCluster": env.get("SLURM_STEP_NUM_TASKS") == "1",
+        "K8sCluster": "JOB_COMPLETION_INDEX" not in env,
+    }
+    return not (kind.opt_in_only_method or unasked.get(kind.__name__, False))
+
+
+def _enter(where: peers.Address, index: int) -> peers.Passage | None:
+    """The way to process 0, None in process 0 itself; and JAX made to leave to us what is ours."""
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM; see `agreed`
+    jax.config.update("jax_check_proxy_envs", False)  # gRPC meets its own host only
+    os.environ.setdefault("no_grpc_proxy", "127.0.0.1")
+    return peers.Passage(where, index) if index else None
+
+
+def _open_door(where: peers.Address, service: peers.Address) -> None:
+    """Listen where the others were told to come: JAX_COORDINATOR_BIND_ADDRESS, or the coordinator's own address."""
+    global _door
+    bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    at = peers.parsed(bound) if bound else peers.listening_at(where)
+    try:
+        _door = peers.Door(at, service, _lost)
+    except OSError as error:
+        raise BadInput(
+            f"process 0 cannot listen at {at[0]}:{at[1]} ({_line(error)}); use another port"
+        ) from error
+
+
+def joined() -> bool:
+    return _client() is not None
+
+
+def leave(run: Callable[[], int]) -> int:
+    """The exit code of `run`; where it failed in this process alone, the others are left at once, and end too."""
+    global _leaving
+    try:
+        code = run()
+    except Exception:
+        if not joined():
+            raise
+        time.sleep(
+            LEAVE_S / 2
+        )  # a collective fails first where a process is lost: the lifeline says whose fault it was
+        traceback.print_exc()
+        code = 1
+    if joined():
+        try:
+            _client().wait_at_barrier("collapse/leave", int(LEAVE_S * 1000))
+            _leaving = True
+        except jax.errors.JaxRuntimeError:
+            _exit(code)
+    return code
+
+
+def _lost(number: int) -> None:
+    """End this process because another is gone; process 0 tells the rest."""
+    if _leaving:
+        return
+    if _door is not None:
+        _door.tell(number)
+    _end(f"{_who()} has lost process {number}; run the same command again")
+
+
+def _end(line: str) -> NoReturn:
+    """Say why and end: neither the others nor JAX's own end, which waits for them, can be waited for."""
+    with _last_word:
+        print(f"collapse: {line}", file=sys.stderr)
+        _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def count() -> int:
@@ -119,12 +262,38 @@ def shared(make: Callable[[], Any]) -> Any:
     return found
 
 
-def any_of(flag: bool) -> bool:
-    """Whether any process says so; all must ask."""
-    if count() == 1:
-        return flag
+def agreed(signum: int | None) -> int | None:
+    """The signal for which all processes stop now, None to go on; `signum` is the one that came to this process.
+
+    All ask equally often, and get the same answer to the same question. Nobody waits for a device or the others.
+    """
+    global _asked, _announced
     alive()
-    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+    if signum is not None and not _announced:
+        _announced = True
+        _client().key_value_set("collapse/stop", str(int(signum)), allow_overwrite=True)
+    with _gate:
+        _asked += 1
+        return _stop[0] if _stop is not None and _asked > _stop[1] else None
+
+
+def _agree() -> None:
+    """Once a process announces a signal: stop after the last question that any of the processes has asked."""
+    global _stop
+    client = _client()
+    while True:
+        try:
+            signum = int(client.blocking_key_value_get("collapse/stop", int(LIMIT_S * 1000)))
+            break
+        except jax.errors.JaxRuntimeError:
+            if _leaving:
+                return
+            time.sleep(1.0)
+    with _gate:
+        client.key_value_set(f"collapse/asked/{jax.process_index()}", str(_asked))
+        wait_ms = int(LIMIT_S * 1000)
+        asked = (client.blocking_key_value_get(f"collapse/asked/{i}", wait_ms) for i in range(count()))
+        _stop = signum, max(map(int, asked))
 
 
 def whole(x: jax.Array) -> np.ndarray:
@@ -139,12 +308,7 @@ def _watch() -> None:
         time.sleep(5.0)
         still_s = time.monotonic() - _moved
         if still_s > LIMIT_S + 60:
-            print(
-                f"collapse: {_who()} has not moved for {still_s:.0f} s; giving up, run the same command again",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(1)
+            _end(f"{_who()} has not moved for {still_s:.0f} s; giving up, run the same command again")
 
 
 def _who() -> str:

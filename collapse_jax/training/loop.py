@@ -60,7 +60,7 @@ def fit(trainer: Trainer, fits: Sequence[Fit], steps: int, begin: Callable[[], S
             late = step, metrics
             before, step = step, step + count
             faults.point("fit/step")
-            stop = interrupt.wanted(step, trainer.settings.log_every) and count == several
+            stop = interrupt.wanted() and count == several
             if step < steps and (stop or step // every > before // every):
                 _save(fits, state, step)
                 interrupt.poll()
