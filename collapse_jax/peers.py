@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from collapse_jax.config import BadInput
 
@@ -54,8 +54,7 @@ class Door:
         _start(self._welcome)
 
     def _welcome(self) -> None:
-        while True:
-            guest, _ = self.server.accept()
+        for guest in _guests(self.server):
             _start(self._lead, guest)
 
     def _lead(self, guest: socket.socket) -> None:
@@ -73,7 +72,8 @@ class Door:
         except (OSError, ValueError):  # somebody else's program
             guest.close()
             return
-        _line(guest)
+        with guest:
+            _line(guest)
         self.lost(int(number))
 
     def tell(self, lost: int) -> None:
@@ -100,8 +100,7 @@ class Passage:
         return link
 
     def _lead(self) -> None:
-        while True:
-            client, _ = self.server.accept()
+        for client in _guests(self.server):
             try:
                 link = self._connect("traffic")
             except OSError:  # not open yet: the client tries again
@@ -112,7 +111,13 @@ class Passage:
     def hold(self, lost: Callable[[int], None]) -> None:
         """Hold a lifeline; `lost(k)` when it ends because process k is gone."""
         lifeline = self._connect("lifeline")
-        _start(lambda: lost(int(_line(lifeline) or 0)))
+
+        def wait() -> None:
+            with lifeline:
+                number = int(_line(lifeline) or 0)
+            lost(number)
+
+        _start(wait)
 
 
 def _listen(where: Address) -> socket.socket:
@@ -121,6 +126,13 @@ def _listen(where: Address) -> socket.socket:
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=1024)
+
+
+def _guests(server: socket.socket) -> Iterator[socket.socket]:
+    """Those who come, until the server is shut down."""
+    with server, contextlib.suppress(OSError):
+        while True:
+            yield server.accept()[0]
 
 
 def free_port() -> int:

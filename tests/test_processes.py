@@ -1,10 +1,13 @@
 """Two processes of four devices each: the same generations as one process, also when one of them is killed."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,13 +15,17 @@ from conftest import CONFIG, TESTS, collapse, outcome
 from forced_devices import flags
 from test_lanes import values
 
-from collapse_jax import cli, processes
+from collapse_jax import cli, peers, processes
+from collapse_jax.config import BadInput
 
 ARGUMENTS = [f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2"]
 
 
-def pair(workdir, *arguments, kill_at=("", "")):
-    """Two `collapse run` processes of one run: their exit codes and errors."""
+TORUS = "0,4,1,5,2,6,3,7"  # as a v5p slice of 2 x 2 x 2 has its devices: a host's are no neighbours
+
+
+def begin(workdir, *arguments, kill_at=("", ""), order=""):
+    """Two `collapse run` processes of one run."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -30,6 +37,7 @@ def pair(workdir, *arguments, kill_at=("", "")):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": str(index),
             "COLLAPSE_KILL_AT": kill_at[index],
+            "TOY_DEVICES": order,
         }
         command = [
             sys.executable,
@@ -44,8 +52,17 @@ def pair(workdir, *arguments, kill_at=("", "")):
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
+    return started
+
+
+def ended(started):
+    """Exit codes and what was printed."""
     texts = [process.communicate(timeout=300) for process in started]
     return [process.returncode for process in started], [out + err for out, err in texts]
+
+
+def pair(*arguments, **options):
+    return ended(begin(*arguments, **options))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +76,8 @@ def alone(tmp_path_factory):
     return workdir
 
 
-def test_the_shards_of_one_process(alone, tmp_path):
-    codes, texts = pair(tmp_path)
+def test_the_shards_of_one_process_whatever_the_order_of_devices(alone, tmp_path):
+    codes, texts = pair(tmp_path, order=TORUS)
     assert codes == [0, 0], texts
     ours, theirs = outcome(tmp_path), outcome(alone)
     assert [g["shards"] for g in ours["generations"].values()] == [
@@ -74,8 +91,14 @@ def test_the_shards_of_one_process(alone, tmp_path):
 
 @pytest.mark.parametrize("kill_at", [("", "fit/step:9"), ("sample/shard:2", "")])
 def test_resumed_after_one_process_was_killed(alone, tmp_path, kill_at):
-    codes, _ = pair(tmp_path, kill_at=kill_at)
-    assert codes[kill_at.index(max(kill_at))] == -signal.SIGKILL and 0 not in codes
+    codes, texts = pair(tmp_path, kill_at=kill_at)
+    victim = kill_at.index(max(kill_at))
+    assert codes == [-signal.SIGKILL if i == victim else 1 for i in range(2)]
+    *_, line = texts[1 - victim].splitlines()
+    assert (
+        f"has lost process {victim}; run the same command again" in line
+        and "Traceback" not in texts[1 - victim]
+    )
     codes, texts = pair(tmp_path)
     assert codes == [0, 0], texts
     ours, theirs = outcome(tmp_path), outcome(alone)
@@ -84,7 +107,113 @@ def test_resumed_after_one_process_was_killed(alone, tmp_path, kill_at):
     ]
 
 
+def test_a_signal_to_one_process_stops_both_after_one_step(tmp_path):
+    started = begin(tmp_path, "--config.train.epochs=100000", "--config.train.checkpoint_every=100000")
+    while not list(tmp_path.glob("logs/*.jsonl")):  # begun with the fit
+        assert started[1].poll() is None, ended(started)
+        time.sleep(0.01)
+    started[1].send_signal(signal.SIGHUP)
+    codes, texts = ended(started)
+    assert codes == [128 + signal.SIGHUP] * 2, texts
+    assert all("stopped by SIGHUP; run the same command again" in text for text in texts)
+    assert len(list(tmp_path.glob("generations/*/checkpoint/*"))) == 1
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import jax
+for name in json.loads(sys.argv[1]):
+    __import__("os").environ.pop(name)
+from collapse_jax import processes
+def run():
+    processes.initialize()
+    print(jax.process_index(), processes.count(), processes.shared(lambda: "from 0"))
+    return 0
+raise SystemExit(processes.leave(run))
+"""
+
+
+def metadata(index):
+    """The metadata server of worker `index` of a Cloud TPU VM, on loopback."""
+    answers = {
+        "agent-worker-number": str(index),
+        "worker-network-endpoints": ",".join(["unknown:unknown:127.0.0.1"] * 2),
+        "tpu-env": f"ACCELERATOR_TYPE: 'v4-16'\nWORKER_ID: '{index}'\n",
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.get(self.path.rsplit("/", 1)[1])
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
+            self.wfile.write((answer or "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_hosts_of_a_cloud_tpu_slice_join():
+    """They are told apart by the metadata server alone; no variable names them."""
+    servers, port, started = [metadata(index) for index in range(2)], str(peers.free_port()), []
+    for server in servers:
+        environment = os.environ | {
+            "JAX_FORCE_TPU_INIT": "1",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COORDINATOR_PORT": port,
+            "GCE_METADATA_IP": f"127.0.0.1:{server.server_port}",
+            "PYTHONPATH": str(TESTS.parent),
+        }
+        # JAX sets it where there is no chip, which is here but not on such a VM
+        command = [sys.executable, "-c", PROGRAM, '["TPU_SKIP_MDS_QUERY"]']
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+    codes, texts = ended(started)
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert codes == [0, 0] and ["0 2 from 0" in texts[0], "1 2 from 0" in texts[1]] == [True, True], texts
+
+
+STEP = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_NODELIST": "node[3-4]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+}
+
+
+@pytest.mark.parametrize(("there", "answer"), [
+    ({}, None),
+    (STEP, ("node3:61517", 4, 1)),
+    (STEP | {"SLURM_NTASKS": "1"}, None),
+    (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # an interactive step of a job of four tasks
+    ({k: v for k, v in STEP.items() if "STEP" not in k}, None),  # in a job, but in none of its steps
+    (STEP | {"SLURM_NTASKS": ""}, "SlurmCluster"),
+    (STEP | {"SLURM_PROCID": "first"}, "SlurmCluster"),
+    ({"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2",
+      "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, ("10.96.0.1:62624", 2, 1)),
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+])  # fmt: skip
+def test_what_a_cluster_says(monkeypatch, there, answer):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_"))]:
+        monkeypatch.delenv(name)
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(answer, str):
+        with pytest.raises(BadInput, match=f"{answer} .* set JAX_NUM_PROCESSES=1 to run alone"):
+            processes._detected()
+    else:
+        assert processes._detected() == answer
+
+
 @pytest.mark.parametrize(("given", "line"), [
+    ({"JAX_COORDINATOR_ADDRESS": "x", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "'x' is not HOST:PORT"),
     ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS"),
     ({"JAX_COORDINATOR_ADDRESS": "x:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2"),
 ])  # fmt: skip
