@@ -50,14 +50,19 @@ def test_blocks_equal_the_reference_and_so_do_their_gradients(shape, chunk):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
 
 
-def test_splash_equals_the_reference_and_lowers_for_tpus():
-    """Run by the interpreter of its kernels; the compiler for TPUs takes it too, forward and backward."""
+def test_splash_equals_the_reference():
+    """Run by the interpreter of its kernels."""
     q, k, v = case((1, 128, 1, 2, 128))
     found = attention.splash(*(jnp.array(x) for x in (q, k, v)), interpret=True)
     np.testing.assert_allclose(found, loops(q, k, v), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [128, 256, 384, 512, 640, 768, 896, 1024, 1152, 1280, 2048])
+def test_splash_lowers_for_tpus_at_every_length_it_is_chosen_for(length):
+    assert attention.choose("tpu", jnp.bfloat16, length, 128) == "splash"
     loss = jax.jit(jax.grad(lambda q, k, v: attention.splash(q, k, v).sum(), (0, 1, 2)))
-    shapes = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in (q, k, v)]
-    assert "tpu_custom_call" in loss.trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+    q, k = (jax.ShapeDtypeStruct((1, length, 1, *shape), jnp.bfloat16) for shape in ((2, 128), (128,)))
+    assert "tpu_custom_call" in loss.trace(q, k, k).lower(lowering_platforms=("tpu",)).as_text()
 
 
 @pytest.mark.parametrize("name", ["reference", "blocks"])

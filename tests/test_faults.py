@@ -66,7 +66,7 @@ def test_killed_at_random_times_until_done(untouched, tmp_path, number):
     assert resume(tmp_path) == untouched
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop(untouched, tmp_path, signum):
     process = start("run", *SMALL, f"--workdir={tmp_path}", "--config.train.epochs=3")
     while not list(tmp_path.glob("generations/*/progress.json")):

@@ -70,7 +70,8 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) ->
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        length, size = q.shape[1], min(512, q.shape[1])
+        length = q.shape[1]
+        size = next(size for size in SPLASH_BLOCKS if length % size == 0)
         mask = kernels.MultiHeadMask([kernels.CausalMask((length, length))] * q.shape[3])
         one = kernels.make_splash_mqa_single_device(
             mask,
@@ -88,6 +89,12 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) ->
     return _per_device(local, q, k, v)
 
 
+SPLASH_BLOCKS = (
+    512,
+    384,
+    256,
+    128,
+)  # rows and columns of scores at a time; one divides every multiple of 128
 IMPLEMENTATIONS = {"reference": reference, "blocks": blocks, "cudnn": cudnn, "splash": splash}
 
 
