@@ -59,6 +59,9 @@ def initialize() -> None:
     where = peers.parsed(address)
     passage = _enter(where, index)
     service = f"127.0.0.1:{peers.free_port()}" if passage is None else "{}:{}".format(*passage.address)
+    vain = f"process {index} of {count} waited at {address} for the others in vain; start all of them again"
+    patience = threading.Timer(JOIN_S, _end, [vain])
+    patience.start()
     try:
         if passage is None:
             _open_door(where, peers.parsed(service))
@@ -67,7 +70,7 @@ def initialize() -> None:
             count,
             index,
             coordinator_bind_address=service,
-            initialization_timeout=JOIN_S,
+            initialization_timeout=2 * JOIN_S,  # at which JAX aborts
             heartbeat_timeout_seconds=int(LIMIT_S),  # lifelines end much sooner
         )
         if passage is not None:
@@ -75,9 +78,11 @@ def initialize() -> None:
     except (ValueError, TypeError) as error:
         raise BadInput(f"process {index} of {count} cannot join at {address}: {_line(error)}") from error
     except (RuntimeError, OSError) as error:
-        _end(f"process {index} of {count} waited at {address} for the others in vain ({_line(error)})")
-    for duty in (_watch, _agree):
-        threading.Thread(target=duty, daemon=True, name=duty.__name__.strip("_")).start()
+        _end(f"{vain} ({_line(error)})")
+    finally:
+        patience.cancel()
+    threading.Thread(target=_watch, daemon=True, name="watchdog").start()
+    _agreeing.start()
 
 
 def _explicit() -> tuple[str, int, int] | None:
@@ -162,7 +167,7 @@ def leave(run: Callable[[], int]) -> int:
     global _leaving
     try:
         code = run()
-    except Exception:
+    except BaseException:
         if not joined():
             raise
         time.sleep(
@@ -174,7 +179,11 @@ def leave(run: Callable[[], int]) -> int:
         try:
             _client().wait_at_barrier("collapse/leave", int(LEAVE_S * 1000))
             _leaving = True
+            _client().key_value_set("collapse/stop", "0", allow_overwrite=True)
         except jax.errors.JaxRuntimeError:
+            _exit(code)
+        _agreeing.join(LEAVE_S)  # Python's end is none for a thread that waits in JAX
+        if _agreeing.is_alive():
             _exit(code)
     return code
 
@@ -280,20 +289,22 @@ def agreed(signum: int | None) -> int | None:
 def _agree() -> None:
     """Once a process announces a signal: stop after the last question that any of the processes has asked."""
     global _stop
-    client = _client()
-    while True:
+    client, signum = _client(), None
+    while signum is None:
         try:
             signum = int(client.blocking_key_value_get("collapse/stop", int(LIMIT_S * 1000)))
-            break
-        except jax.errors.JaxRuntimeError:
-            if _leaving:
-                return
+        except jax.errors.JaxRuntimeError:  # nothing for so long
             time.sleep(1.0)
+    if not signum:  # the end
+        return
     with _gate:
         client.key_value_set(f"collapse/asked/{jax.process_index()}", str(_asked))
         wait_ms = int(LIMIT_S * 1000)
         asked = (client.blocking_key_value_get(f"collapse/asked/{i}", wait_ms) for i in range(count()))
         _stop = signum, max(map(int, asked))
+
+
+_agreeing = threading.Thread(target=_agree, daemon=True, name="agreement")
 
 
 def whole(x: jax.Array) -> np.ndarray:

@@ -3,7 +3,9 @@
 #
 #   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh --config=configs/lm_text.py --workdir=/shared/run
 #
-# The workdir must be on a file system that all nodes see. Submit the same command again to resume.
+# `collapse` must be on the PATH, and the workdir on a file system that all nodes see. Two minutes before its time is
+# over the run is asked to stop, saves and ends; submit the same command again to resume. Processes join in a step
+# that srun starts; without srun each would run alone.
 #SBATCH --job-name=collapse
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append

@@ -134,6 +134,16 @@ raise SystemExit(processes.leave(run))
 """
 
 
+def test_a_process_that_waits_for_the_others_in_vain():
+    """In a process of its own that waits for a second in place of minutes."""
+    short = PROGRAM.replace("def run", "processes.JOIN_S = 1\ndef run")
+    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{peers.free_port()}", "JAX_NUM_PROCESSES": "2"}
+    environment = os.environ | where | {"JAX_PROCESS_ID": "1", "PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, "-c", short, "[]"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "process 1 of 2 waited" in done.stderr
+
+
 def metadata(index):
     """The metadata server of worker `index` of a Cloud TPU VM, on loopback."""
     answers = {
@@ -159,6 +169,7 @@ def metadata(index):
 
 def test_hosts_of_a_cloud_tpu_slice_join():
     """They are told apart by the metadata server alone; no variable names them."""
+    pytest.importorskip("requests", reason="JAX asks the metadata server with requests, which comes with jax[tpu]")
     servers, port, started = [metadata(index) for index in range(2)], str(peers.free_port()), []
     for server in servers:
         environment = os.environ | {

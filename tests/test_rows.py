@@ -2,6 +2,7 @@
 
 import os
 
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # topologies are no devices, which only one process may have
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
