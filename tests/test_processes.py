@@ -169,7 +169,9 @@ def metadata(index):
 
 def test_hosts_of_a_cloud_tpu_slice_join():
     """They are told apart by the metadata server alone; no variable names them."""
-    pytest.importorskip("requests", reason="JAX asks the metadata server with requests, which comes with jax[tpu]")
+    pytest.importorskip(
+        "requests", reason="JAX asks the metadata server with requests, which comes with jax[tpu]"
+    )
     servers, port, started = [metadata(index) for index in range(2)], str(peers.free_port()), []
     for server in servers:
         environment = os.environ | {
@@ -181,8 +183,11 @@ def test_hosts_of_a_cloud_tpu_slice_join():
         }
         # JAX sets it where there is no chip, which is here but not on such a VM
         command = [sys.executable, "-c", PROGRAM, '["TPU_SKIP_MDS_QUERY"]']
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        started.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
     codes, texts = ended(started)
     for server in servers:
         server.shutdown()

@@ -15,8 +15,9 @@ from collapse_jax import cli, families, mesh
 
 families.KINDS["toy"] = "toy"
 
-if order := os.environ.get("TOY_DEVICES"):
-    mesh.arranged = lambda shape, devices: np.array(devices)[list(map(int, order.split(",")))].reshape(shape)
+order = [int(place) for place in os.environ.get("TOY_DEVICES", "").split(",") if place]
+if order:
+    mesh.arranged = lambda shape, devices: np.array(devices)[order].reshape(shape)
 
 if __name__ == "__main__":
     sys.exit(cli.main())
