@@ -4,6 +4,7 @@ Orbax restores flipped bits without a word, so callers keep the digests of the f
 and `digest` names the values themselves, whatever devices they were saved from.
 """
 
+import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from collapse_jax import processes
 from collapse_jax.config import BadInput
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+LIMITS = (errno.EMFILE, errno.ENFILE, errno.EIO)
 
 
 def _context() -> ocp.Context:
@@ -33,10 +35,18 @@ def _context() -> ocp.Context:
 
 
 def save(path: Path, tree: Any) -> None:
-    """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk."""
+    """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk.
+
+    Raises `OSError` where the disk does not take it: TensorStore has kinds of errors of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _context():
-        ocp.save(epath.Path(path.absolute()), _named(tree))
+    try:
+        with _context():
+            ocp.save(epath.Path(path.absolute()), _named(tree))
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"checkpoint {path} cannot be written ({_line(error)})") from error
 
 
 def load(path: Path, abstract: Any) -> Any:
@@ -45,11 +55,18 @@ def load(path: Path, abstract: Any) -> Any:
         with _context():
             found = ocp.load(epath.Path(path.absolute()), _named(abstract))
     except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:300]
+        if (
+            "OS error" in str(error) or getattr(error, "errno", None) in LIMITS
+        ):  # not the fault of what it holds
+            raise OSError(f"checkpoint {path} cannot be read ({_line(error)})") from error
         raise BadInput(
-            f"checkpoint {path} cannot be read as this model ({line}); check the path and the model"
+            f"checkpoint {path} cannot be read as this model ({_line(error)}); check the path and the model"
         ) from error
     return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in _named(abstract)])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from conftest import CONFIG, TESTS, collapse, outcome, start
 
 from collapse_jax import cli, files
-from collapse_jax.lineage import sealed
+from collapse_jax.files import sealed
 
 SMALL = [f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2"]
 
