@@ -71,6 +71,9 @@ def write_bytes(path: Path, data: bytes | memoryview, flush: bool = True) -> Non
                 os.fsync(f.fileno())
         faults.point(f"write/{path.name}")
         os.replace(aside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # writing itself names no file
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

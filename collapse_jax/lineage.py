@@ -241,7 +241,8 @@ class Generation:
     def renumber(self, names: dict[int, str]) -> None:
         """Give the shards, by their first rows, the names they have in a larger set.
 
-        What is to be renamed is written down first, so that it can be finished after a kill (`mend`).
+        What is to be renamed is written down first, so that it can be finished after a kill (`mend`); no manifest
+        says otherwise meanwhile.
         """
         self.state["moves"] = {
             f"synthetic/{path.name}": f"synthetic/{names[said['first']]}"
@@ -249,7 +250,7 @@ class Generation:
             if path.name != names[said["first"]]
         }
         if self.state["moves"]:
-            self._save()
+            self._reopen()
         self._move()
 
     def _move(self) -> None:

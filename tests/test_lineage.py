@@ -256,7 +256,6 @@ def test_shards_are_renamed_without_hard_links_and_after_a_kill(tmp_path, monkey
     monkeypatch.setattr(Path, "hardlink_to", unsupported)
     g = made(tmp_path)
     before = {path.read_bytes() for path, _ in g.shards()}
-    g.reopen()
     names = {0: "part-00000-of-00003.array_record", 10: "part-00001-of-00003.array_record"}
     left = iter(range(renamed - 1))
     monkeypatch.setattr(lineage.faults, "point", lambda name: name == "sample/moved" and next(left))
@@ -320,7 +319,9 @@ def test_nothing_is_done_through_links(tmp_path, name, committed):
         outside.mkdir()
         (outside / "precious").touch()
     path.symlink_to(outside)
-    there = {p: p.read_bytes() for p in (outside.rglob("*") if outside.is_dir() else [outside]) if p.is_file()}
+    there = {
+        p: p.read_bytes() for p in (outside.rglob("*") if outside.is_dir() else [outside]) if p.is_file()
+    }
     with pytest.raises(BadInput, match=f"{path} is a symbolic link to {outside}"):
         g = again(tmp_path / "store")
         g.mend()
