@@ -325,7 +325,7 @@ def test_impossible_settings_are_one_line_and_write_no_data(corpus, tmp_path, ch
 
 def test_a_store_that_cannot_be_written_is_one_line(corpus, tmp_path):
     (tmp_path / "data").write_text("a file in the way")
-    with pytest.raises(BadInput, match="cannot write in .*; choose another"):
+    with pytest.raises(BadInput, match=r"cannot write in .*; choose another"):
         prepare(text_data(corpus), tmp_path)
 
 
