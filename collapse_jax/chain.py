@@ -46,8 +46,7 @@ class Chain:
     ):
         self.experiment, self.family, self.dataset, self.graph = experiment, family, dataset, graph
         self.store, self.mesh = store, mesh
-        self.timings = Timings(workdir / "timings.jsonl")
-        self.logs = workdir / "logs"
+        self.timings, self.workdir = Timings(workdir / "timings.jsonl"), workdir
         lanes = graph.lanes
         self.trainer = Trainer(family, experiment.train, mesh, lanes)
         self.evaluator = Evaluator(family, mesh, lanes)
@@ -130,23 +129,25 @@ class Chain:
             bar = opened.enter_context(closing(Bar(_title(todo, "fit"), steps, "steps")))
             fits = []
             for lane in todo:
-                curves = opened.enter_context(closing(Curves(self.logs, lane.generation.id)))
+                curves = opened.enter_context(closing(Curves(self.workdir, lane.generation.id)))
 
                 def report(step: int, values: dict[str, float], curves: Curves = curves) -> None:
                     curves.write(step, values)
                     bar.update(step, f"loss {values['loss']:.4f}  {rate(step):,.0f} {item}/s", later_s())
 
-                fits.append(self._plan_fit(lane.node, lane.generation, report))
+                fits.append(self._plan_fit(lane, curves.begin, report))
             ids = [lane.generation.id for lane in todo]
             with self.timings.stage("fit", ids, lambda: steps * len(todo)):
                 loop.fit(self.trainer, fits, steps, lambda: self._begin([lane.node for lane in todo]))
 
-    def _plan_fit(self, node: Node, generation: Generation, report: Callable) -> loop.Fit:
+    def _plan_fit(self, lane: "Lane", begin: Callable, report: Callable) -> loop.Fit:
+        node = lane.node
         drawn = mixture.realised(node.counts, node.steps * self.experiment.train.batch_size)
         return loop.Fit(
-            generation,
+            lane.generation,
             rng.key("loss", node.seed, node.generation),
             lambda step: self._batches(node, step),
+            begin,
             report,
             {"inputs": self._inputs(node), "drawn": list(drawn)},
         )

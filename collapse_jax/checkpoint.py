@@ -4,9 +4,16 @@ Orbax restores flipped bits without a word, so callers keep the digests of the f
 and `digest` names the values themselves, whatever devices they were saved from.
 """
 
+import contextlib
+import errno
+import gc
 import hashlib
 import logging
-from collections.abc import Callable
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +27,10 @@ from orbax.checkpoint import v1 as ocp
 from collapse_jax import processes
 from collapse_jax.config import BadInput
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
+LIMITS = (errno.EMFILE, errno.ENFILE, errno.EIO)
+DESCRIPTORS = 16  # that saving needs at least
+SETTLE_S = 0.5  # for which threads of a failed write may still complain
 
 
 def _context() -> ocp.Context:
@@ -33,10 +43,38 @@ def _context() -> ocp.Context:
 
 
 def save(path: Path, tree: Any) -> None:
-    """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk."""
+    """Write a tree of arrays (NNX modules are trees) to a new folder; returns when it is on disk.
+
+    Raises `OSError` where the disk does not take it: TensorStore has kinds of errors of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _context():
-        ocp.save(epath.Path(path.absolute()), _named(tree))
+    with contextlib.ExitStack() as opened:  # an event loop that finds no descriptors cannot even be closed
+        for _ in range(DESCRIPTORS):
+            opened.enter_context(open(os.devnull, "rb"))
+    with _quiet():
+        try:
+            with _context():
+                ocp.save(epath.Path(path.absolute()), _named(tree))
+            return
+        except Exception as error:
+            line = _line(error, path)
+        # Not out of the handler above: the error would keep alive what complains when it is thrown away.
+        gc.collect()
+        time.sleep(SETTLE_S)
+    raise OSError(f"checkpoint {path} cannot be written ({line})")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Threads and coroutines that a failed write leaves behind print no tracebacks of their own within."""
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = sys.unraisablehook = lambda *_: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def load(path: Path, abstract: Any) -> Any:
@@ -45,11 +83,18 @@ def load(path: Path, abstract: Any) -> Any:
         with _context():
             found = ocp.load(epath.Path(path.absolute()), _named(abstract))
     except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:300]
+        if (
+            "OS error" in str(error) or getattr(error, "errno", None) in LIMITS
+        ):  # not the fault of what it holds
+            raise OSError(f"checkpoint {path} cannot be read ({_line(error, path)})") from error
         raise BadInput(
-            f"checkpoint {path} cannot be read as this model ({line}); check the path and the model"
+            f"checkpoint {path} cannot be read as this model ({_line(error, path)}); check the path and the model"
         ) from error
     return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in _named(abstract)])
+
+
+def _line(error: Exception, path: Path) -> str:
+    return " ".join(str(error).split()).replace(str(path.absolute()), path.name)[:400]
 
 
 def _named(tree: Any) -> dict[str, Any]:

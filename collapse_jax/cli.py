@@ -5,7 +5,6 @@ Kept short: it reads arguments, turns every foreseen failure into one line and a
 """
 
 import argparse
-import errno
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 from collapse_jax import config as settings_
 from collapse_jax import processes
 from collapse_jax.config import BadInput
+from collapse_jax.console import trouble
 from collapse_jax.interrupt import Interrupted
 
 
@@ -97,12 +97,7 @@ def _answered(arguments: Sequence[str] | None) -> int:
         print(f"collapse: {stop}", file=sys.stderr)
         return stop.exit_code
     except OSError as error:
-        if error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        print(
-            f"collapse: {error}; make room or give another --workdir, then run the same command again",
-            file=sys.stderr,
-        )
+        print(f"collapse: {trouble(error)}, then run the same command again", file=sys.stderr)
         return 1
 
 
@@ -186,7 +181,7 @@ def _plan(args: Any, overrides: list[str]) -> int:
 
     settings = experiment.resolve(config)
     with _store(args) as store:
-        print(plan.describe(settings, store, plan.Offer(args.device, args.price)))
+        print(plan.describe(settings, store, plan.Offer(args.device, args.price), args.workdir))
     return 0
 
 
@@ -241,11 +236,15 @@ class _store:
     """The folder to find data in: the one given, else one that goes away again."""
 
     def __init__(self, args: Any):
+        self.store = args.store
         self.given = args.store or getattr(args, "workdir", None)
 
     def __enter__(self) -> Path:
+        from collapse_jax import workdir
+
         if self.given is not None:
-            return self.given
+            ran = not self.store and (self.given / workdir.EXPERIMENT).exists()
+            return workdir.store_of(self.given) if ran else self.given
         self.aside = tempfile.TemporaryDirectory(prefix="collapse-")
         return Path(self.aside.name)
 

@@ -1,5 +1,7 @@
 """What a run tells the person who started it: a progress bar on a terminal, plain lines elsewhere."""
 
+import errno
+import os
 import sys
 import time
 
@@ -20,6 +22,22 @@ def loud(line: str) -> None:
 def say(line: str) -> None:
     if processes.lead():
         print(line, flush=True)
+
+
+ADVICE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the system has no file descriptors left",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}
+
+
+def trouble(error: OSError) -> str:
+    """One line on what the system did not allow and what to do about it."""
+    line = " ".join(str(error).split())
+    texts = [
+        advice for number, advice in ADVICE.items() if error.errno == number or os.strerror(number) in line
+    ]
+    return f"{line}; {texts[0] if texts else 'make room or give another --workdir'}"
 
 
 def duration(seconds: float | None) -> str:

@@ -3,14 +3,15 @@
 A generation's id is the hash of its recipe: everything that determines its results, with its parents by id.
 Libraries, device and mesh are recorded in the manifest, not hashed; raise `RECIPE_VERSION` when a change of
 this code would change results. The folder keeps a journal, `progress.json`, of the files written so far and
-their digests; `manifest.json` follows, last and atomically, once every stage is done. What neither names
-does not exist; what does not match is set aside and made again.
+their digests; `manifest.json` follows, last and atomically, once every stage is done. Both are sealed and carry
+the id. What neither names does not exist; what does not match is set aside and made again. Reading changes
+nothing: `mend` does.
 """
 
 import functools
 import hashlib
+import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ def led(method: Callable[..., None]) -> Callable[..., None]:
     def run(self: "Generation", *arguments: Any, **options: Any) -> None:
         def there() -> dict[str, Any]:
             method(self, *arguments, **options)
-            return {"state": self.state, "committed": self.committed, "manifest": self.manifest}
+            return {name: getattr(self, name) for name in ("state", "committed", "manifest", "broken")}
 
-        found = processes.shared(there)
-        self.state, self.committed, self.manifest = found["state"], found["committed"], found["manifest"]
+        self.__dict__.update(processes.shared(there))
 
     return run
 
@@ -47,17 +47,19 @@ def generation_id(recipe: dict[str, Any]) -> str:
 class Generation:
     """The folder of one generation: recipe.json, checkpoint/, synthetic/, metrics.json, manifest.json.
 
-    `state` holds the journal: `files` (path below the folder -> bytes, sha256, rows of a shard) and `stages`
-    (name -> what the stage found out, JSON).
+    `state` holds the journal: `files` (path below the folder -> bytes, sha256, rows of a shard), `stages`
+    (name -> what the stage found out, JSON) and, while shards are renamed, `moves` (old -> new path).
+    `broken` names the manifest and journal that are not to be trusted, with what is wrong.
     """
 
     def __init__(self, store: Path, recipe: dict[str, Any]):
         self.recipe = recipe
         self.id = generation_id(recipe)
-        self.path = store / "generations" / self.id
+        self.store, self.path = store, store / "generations" / self.id
         self.state: dict[str, Any] = {"files": {}, "stages": {}}
         self.committed = False
         self.manifest: dict[str, Any] = {}
+        self.broken: dict[str, str] = {}
 
     def read(self) -> "Generation":
         """This generation as far as it has come on disk."""
@@ -67,24 +69,37 @@ class Generation:
     @led
     def _load(self) -> None:
         """Load what the folder says of itself, trusting sizes and the digests of its small files."""
-        for name, committed in (("manifest.json", True), ("progress.json", False)):
-            if (self.path / name).is_file():
-                try:
-                    found = unsealed(self.path / name)
-                    self.state = {"files": dict(found["files"]), "stages": dict(found["stages"])}
-                    self.manifest = found
-                    self.committed = committed
-                    break
-                except (BadInput, KeyError, TypeError):
-                    aside = files.set_aside(self.path / name, "damaged")
-                    loud(f"{self.path / name} is damaged; set aside as {aside.name}")
+        self.broken = {}
+        for name in ("manifest.json", "progress.json"):
+            if not self._inside(name).exists():
+                continue
+            try:
+                self.manifest = vouched(self.path, name)
+            except BadInput as error:
+                self.broken[name] = str(error)
+                continue
+            self.state = {k: v for k, v in self.manifest.items() if k in ("files", "stages", "moves")}
+            self.committed = name == "manifest.json"
+            break
 
     @led
     def start(self) -> None:
         """Make the folder and write the recipe down."""
-        (self.path / "synthetic").mkdir(parents=True, exist_ok=True)
-        if not (self.path / "recipe.json").is_file():
-            files.write_json(self.path / "recipe.json", self.recipe)
+        self._inside("synthetic").mkdir(parents=True, exist_ok=True)
+        self._write_recipe()
+
+    def _write_recipe(self) -> None:
+        path = self._inside("recipe.json")
+        try:
+            if generation_id(files.read_json(path)) == self.id:
+                return
+            why = "belongs to another generation"
+        except BadInput as error:
+            why = str(error) if path.exists() else ""
+        if why:
+            aside = files.set_aside(path, "damaged")
+            loud(f"generation {self.id}: {why}; set aside as {aside.name} and written again")
+        files.write_json(path, self.recipe)
 
     def damaged(self, contents: bool) -> list[str]:
         """Files that are missing or differ from the journal (by digest when small or with `contents`)."""
@@ -100,26 +115,40 @@ class Generation:
         found = (
             p.relative_to(self.path).as_posix()
             for part in ("checkpoint", "synthetic")
-            for p in sorted((self.path / part).glob("*"))
+            for p in sorted(self._inside(part).glob("*"))
         )
         return [name for name in found if name not in known and not SET_ASIDE.search(name)]
 
     @led
     def mend(self, contents: bool = True) -> None:
         """Set damaged and unknown files aside and forget the stages that made them; they will run again."""
+        if not self.path.exists():
+            return
+        for why in self.broken.values():
+            loud(f"generation {self.id}: {why}; set aside")
+        if self.broken and not self.manifest:  # nothing says what the rest of the folder is
+            self._set_aside("damaged")
+            return
+        for name in self.broken:
+            files.set_aside(self._inside(name), "damaged")
+        self.broken = {}
+        self._write_recipe()
+        if self.state.get("moves"):  # a killed run was renaming
+            self._move()
         for name in self.extra():
             if self.committed:
                 loud(f"generation {self.id}: {name} is in no manifest; set aside")
                 files.set_aside(self._inside(name), "extra")
             else:  # what a killed run was writing
-                shutil.rmtree(self._inside(name)) if self._inside(name).is_dir() else self._inside(
-                    name
-                ).unlink()
+                files.remove(self.store, self.path / name)
         bad = {_group(name) for name in self.damaged(contents)}
         for name in sorted(bad):
             loud(f"generation {self.id}: {name} is damaged or missing; set aside, to be made again")
             self._forget(name)
-        if bad:
+        old = self.running() if self.result("fit") else []
+        for folder in old:  # a killed run was about to
+            self._drop(folder)
+        if bad or old:
             self._reopen()
 
     def _forget(self, group: str) -> None:
@@ -141,16 +170,12 @@ class Generation:
         if lost.get("parameters") != parameters:
             loud(f"generation {self.id} was fitted again with other rounding; the rest of it is redone")
             for shard, _ in self.shards():
-                files.set_aside(shard, "stale")
+                files.set_aside(self._inside(shard.relative_to(self.path).as_posix()), "stale")
             self.state = {"files": {}, "stages": {}}
 
     def _inside(self, name: str) -> Path:
-        path = self.path / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BadInput(
-                f"{self.path}: manifest names {name!r}, a path outside the generation; it is not trusted"
-            )
-        return path
+        """The path of a file or folder of the generation. Raises `BadInput` where it leads elsewhere."""
+        return files.inside(self.store, files.inside(self.path, self.path / name))
 
     @led
     def journal(self, paths: Iterable[Path], **said: Any) -> None:
@@ -176,15 +201,30 @@ class Generation:
         self._save()
 
     def _save(self) -> None:
-        files.write_json(self.path / "progress.json", sealed(self.state))
+        files.write_json(self._inside("progress.json"), files.sealed({"id": self.id, **self.state}))
+
+    def running(self) -> list[Path]:
+        """Folders of a running fit's checkpoints, oldest first."""
+        names = {Path(name).parts[1] for name in self.state["files"] if name.startswith("checkpoint/")}
+        return [self.path / "checkpoint" / n for n in sorted((n for n in names if n.isdigit()), key=int)]
 
     @led
     def drop(self, folder: Path) -> None:
         """Forget a finished folder (an old checkpoint) and remove it, in the order that survives a crash."""
+        self._drop(folder)
+
+    def _drop(self, folder: Path) -> None:
         prefix = folder.relative_to(self.path).as_posix() + "/"
         self.state["files"] = {k: v for k, v in self.state["files"].items() if not k.startswith(prefix)}
         self._save()
-        shutil.rmtree(folder)
+        files.remove(self.store, folder)
+
+    def json(self, name: str) -> Any:
+        """A small result. Raises `BadInput` where it is not what the journal or manifest says."""
+        said = self.state["files"].get(name)
+        if said is None or not files.matches(self._inside(name), said):
+            raise BadInput(f"{self.path / name} is damaged or missing; run the experiment again to make it")
+        return files.read_json(self.path / name)
 
     def shards(self) -> list[tuple[Path, dict[str, Any]]]:
         """The synthetic shards in row order with what the journal says of them."""
@@ -199,27 +239,34 @@ class Generation:
 
     @led
     def renumber(self, names: dict[int, str]) -> None:
-        """Give the shards, by their first rows, the names they have in a larger set: link, write down, unlink."""
-        moves = [
-            (path, path.with_name(names[said["first"]]), said)
+        """Give the shards, by their first rows, the names they have in a larger set.
+
+        What is to be renamed is written down first, so that it can be finished after a kill (`mend`); no manifest
+        says otherwise meanwhile.
+        """
+        self.state["moves"] = {
+            f"synthetic/{path.name}": f"synthetic/{names[said['first']]}"
             for path, said in self.shards()
             if path.name != names[said["first"]]
-        ]
-        known = self.state["files"]
-        for path, new, said in moves:
-            new.unlink(missing_ok=True)
-            new.hardlink_to(path)
-            del known[path.relative_to(self.path).as_posix()]
-            known[new.relative_to(self.path).as_posix()] = said
+        }
+        if self.state["moves"]:
+            self._reopen()
+        self._move()
+
+    def _move(self) -> None:
+        moves, known = self.state.pop("moves"), self.state["files"]
+        for old, new in moves.items():
+            if self._inside(old).exists():
+                os.replace(self._inside(old), self._inside(new))
+            faults.point("sample/moved")
+        self.state["files"] = {moves.get(name, name): said for name, said in known.items()}
         if moves:
             self._save()
-        for path, _, _ in moves:
-            path.unlink()
 
     @led
     def write(self, name: str, value: Any) -> None:
         """Write a small JSON file of the generation and write it down."""
-        path = self.path / name
+        path = self._inside(name)
         files.write_json(path, value)
         self.state["files"][name] = files.entry(path)
         self._save()
@@ -227,16 +274,20 @@ class Generation:
     @led
     def set_aside(self, why: str) -> None:
         """Put the whole folder aside and begin with none."""
-        aside = files.set_aside(self.path, why)
+        self._set_aside(why)
+
+    def _set_aside(self, why: str) -> None:
+        aside = files.set_aside(self._inside("."), why)
         loud(f"generation {self.id} is {why}; set aside as {aside.name}")
         self.state, self.committed = {"files": {}, "stages": {}}, False
+        self.manifest, self.broken = {}, {}
 
     @led
     def commit(self, facts: dict[str, Any]) -> None:
         """The generation exists from the moment its manifest does."""
         faults.point("commit/before")
         self.manifest = {"id": self.id, "version": RECIPE_VERSION, **self.state, **facts}
-        files.write_json(self.path / "manifest.json", sealed(self.manifest))
+        files.write_json(self._inside("manifest.json"), files.sealed(self.manifest))
         faults.point("commit/after")
         self.committed = True
 
@@ -247,21 +298,17 @@ class Generation:
 
     def _reopen(self) -> None:
         self._save()
-        (self.path / "manifest.json").unlink(missing_ok=True)
+        files.remove(self.store, self.path / "manifest.json")
         self.committed = False
 
 
-def sealed(said: dict[str, Any]) -> dict[str, Any]:
-    """A journal or manifest with its own digest, so that a flipped bit in it is noticed too."""
-    plain = files.finite({k: v for k, v in said.items() if k != "seal"})
-    return plain | {"seal": hashlib.sha256(files.canonical(plain)).hexdigest()}
-
-
-def unsealed(path: Path) -> dict[str, Any]:
-    """Read what `sealed` wrote. Raises `BadInput` when it is missing or damaged."""
-    said = files.read_json(path)
-    if not isinstance(said, dict) or sealed(said)["seal"] != said.get("seal"):
-        raise BadInput(f"{path} is damaged: it does not match its seal")
+def vouched(folder: Path, name: str = "manifest.json") -> dict[str, Any]:
+    """The manifest (or journal) in a generation's folder. Raises `BadInput` where it is not sound or another's."""
+    said = files.unsealed(folder / name)
+    if said.get("id") != folder.name:
+        raise BadInput(f"{folder / name} belongs to generation {said.get('id')}, not to this folder")
+    if not all(isinstance(said.get(key), dict) for key in ("files", "stages")):
+        raise BadInput(f"{folder / name} is damaged: it names no files and stages")
     return said
 
 
@@ -269,26 +316,3 @@ def _group(name: str) -> str:
     """What is damaged or whole together: a checkpoint folder, else the single file."""
     parts = Path(name).parts
     return "/".join(parts[:2]) if parts[0] == "checkpoint" else name
-
-
-def verify(store: Path) -> list[str]:
-    """Re-hash every committed generation of a store: one line for each thing that is wrong."""
-    problems = []
-    for folder in sorted((store / "generations").glob("*")):
-        if "." in folder.name or not (folder / "manifest.json").is_file():
-            continue
-        try:
-            recipe = files.read_json(folder / "recipe.json")
-            generation = Generation(store, recipe)
-            manifest = unsealed(folder / "manifest.json")
-            generation.state = {"files": manifest["files"], "stages": manifest["stages"]}
-            if generation.id != folder.name:
-                problems.append(
-                    f"{folder}: recipe.json hashes to {generation.id}; one of the two was changed"
-                )
-                continue
-            problems += [f"{folder / name}: damaged or missing" for name in generation.damaged(contents=True)]
-            problems += [f"{folder / name}: extra, in no manifest" for name in generation.extra()]
-        except (BadInput, KeyError, TypeError) as error:
-            problems.append(f"{folder}: {error}")
-    return problems

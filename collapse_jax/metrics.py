@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import os
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from collapse_jax import processes
-from collapse_jax.files import finite
+from collapse_jax import files, processes
+from collapse_jax.console import loud
 
 _compiled = 0
 
@@ -35,10 +35,10 @@ class Timings:
     """Seconds by stage, appended to `timings.jsonl`, whose earlier lines give a resumed run its estimates."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.log = Log(path)
         self.seconds: dict[str, float] = defaultdict(float)
         self.units: dict[str, int] = defaultdict(int)
-        for line in _lines(path):
+        for line in self.log.begin(_is_timing):
             self._learn(line)
 
     def _learn(self, line: dict[str, Any]) -> None:
@@ -59,9 +59,7 @@ class Timings:
             "units": units(),
             "compilations": compilations() - compiled,
         }
-        if processes.lead():
-            with open(self.path, "a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
+        self.log.write(line)
         self._learn(line)
 
     def estimate(self, stage: str, units: int) -> float | None:
@@ -69,25 +67,60 @@ class Timings:
         return self.seconds[stage] / self.units[stage] * units if self.units[stage] else None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
+def _is_timing(line: dict[str, Any]) -> bool:
+    numbers = (line.get("seconds"), line.get("units"))
+    return isinstance(line.get("stage"), str) and all(
+        isinstance(x, int | float) and math.isfinite(x) for x in numbers
+    )
+
+
+class Log:
+    """JSON objects, one a line, of which each is on its way to disk when it was written; process 0 writes.
+
+    Raises `BadInput` where the file is a link.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def begin(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """The lines that are wanted; the others, with what is damaged or was cut off by a kill, are dropped."""
+        files.inside(self.path.parent, self.path)
         try:
-            found = json.loads(line)
-        except json.JSONDecodeError:  # cut off by a kill
-            continue
-        if isinstance(found, dict) and {"stage", "seconds", "units"} <= set(found):
-            yield found
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        whole = [_object(line) for line in text.split("\n")]
+        lines = [line for line in whole if line is not None and wanted(line)]
+        if processes.lead():
+            if any(line is None for line in whole[:-1]):  # the last one may have been cut off by a kill
+                loud(f"{self.path} has damaged lines, which are left out")
+            # Written anew in any case: what shares its bytes, a copy made of hard links, is not appended to.
+            files.write_text(self.path, "".join(json.dumps(files.finite(line)) + "\n" for line in lines))
+        return lines
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line."""
+        if processes.lead():
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(files.finite(line)) + "\n")
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 class Curves:
-    """Training curves of one generation: `<folder>/<id>.jsonl`, and TensorBoard beside it when installed."""
+    """Training curves of one generation: `logs/<id>.jsonl`, and TensorBoard beside it when installed."""
 
-    def __init__(self, folder: Path, generation: str):
+    def __init__(self, workdir: Path, generation: str):
+        folder = files.inside(workdir, workdir / "logs")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{generation}.jsonl" if processes.lead() else os.devnull
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self.log = Log(folder / f"{generation}.jsonl")
         self.board = self.profile = None
         if (
             processes.lead()
@@ -99,14 +132,17 @@ class Curves:
             self.board = metric_writers.create_default_writer(str(folder / generation), asynchronous=False)
             self.profile = periodic_actions.Profile(logdir=str(folder / generation), first_profile=10)
 
+    def begin(self, step: int) -> None:
+        """Go on after this step: what was written of later ones, by a run that was killed, is dropped."""
+        self.log.begin(lambda line: isinstance(at := line.get("step"), int) and at <= step)
+
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps(finite({"step": step, **values})) + "\n")
+        self.log.write({"step": step, **values})
         if self.board is not None:
             self.board.write_scalars(step, values)
         if self.profile is not None:
             self.profile(step)
 
     def close(self) -> None:
-        self.file.close()
         if self.board is not None:
             self.board.close()

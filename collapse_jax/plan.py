@@ -36,12 +36,17 @@ class Offer:
     price: float = 0.0
 
 
-def describe(experiment: Experiment, store: Path, offer: Offer | None = None) -> str:
-    """Workflow tables, generations, parameters, FLOPs, bytes, memory and time, as text. Raises `BadInput`."""
+def describe(
+    experiment: Experiment, store: Path, offer: Offer | None = None, workdir: Path | None = None
+) -> str:
+    """Workflow tables, generations, parameters, FLOPs, bytes, memory and time, as text. Raises `BadInput`.
+
+    workdir: of a run whose rows are taken if they were made by the same settings.
+    """
     offer = offer or Offer()
     chip = devices.named(offer.device) if offer.device else devices.of_kind(jax.devices()[0].device_kind)
     mesh = experiment.on(meshes.planned)
-    dataset, family, graph = run.prepare(experiment, store)
+    dataset, family, graph = run.prepare(experiment, store, workdir)
     programs = Programs(experiment, family, mesh, graph.lanes)
     parameters = sum(x.size for x in jax.tree.leaves(programs.state["model"])) // graph.lanes
     nodes = list(graph.nodes.values())

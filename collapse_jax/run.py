@@ -1,5 +1,7 @@
 """`collapse run`: from settings to committed generations, records and report, doing only what is missing."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -19,18 +21,20 @@ from collapse_jax import (
     faults,
     files,
     interrupt,
-    lock,
     processes,
     provenance,
     report,
 )
 from collapse_jax import mesh as meshes
+from collapse_jax import workdir as workdirs
 from collapse_jax.chain import Chain
+from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
 from collapse_jax.experiment import Experiment, Graph, Node, plan
 from collapse_jax.metrics import compilations
 
 REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report while it runs
+OPEN_FILES = 10_240  # as far as macOS goes
 TOGETHER = 32_000_000  # parameters trained side by side: enough to fill a chip, small beside its memory
 
 
@@ -42,9 +46,7 @@ def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int
     with ExitStack() as stack:
 
         def own() -> None:
-            for folder in dict.fromkeys((workdir.resolve(), store)):
-                files.make_folder(folder)
-                stack.enter_context(lock.owned(folder))
+            stack.enter_context(workdirs.owned(workdir, store))
             if processes.count() > 1:  # made by one, without the others' devices, and found by all
                 jax.set_mesh(None)
                 families.kind(experiment.family).prepare(experiment.data, store)
@@ -59,19 +61,56 @@ def run(experiment: Experiment, workdir: Path, store: Path | None = None) -> int
 
 def _open_many_files() -> None:
     """As many as the system allows: a late generation of `accumulate` reads the shards of all before it."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (most, OPEN_FILES):  # macOS calls its hard limit infinite and refuses to go so far
+        if now != resource.RLIM_INFINITY and (limit == resource.RLIM_INFINITY or limit > now):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+                return
 
 
-def prepare(experiment: Experiment, store: Path) -> tuple[Any, families.Family, Graph]:
-    """Real rows, family and graph of an experiment; imports the data when they are not there yet."""
+def prepare(
+    experiment: Experiment, store: Path, workdir: Path | None = None
+) -> tuple[Any, families.Family, Graph]:
+    """Real rows, family and graph of an experiment; imports the data when they are not there yet.
+
+    workdir: one whose experiment was run on the same settings of the data: the rows it was run on are taken, and
+    nothing is asked of the original data and weights.
+    """
     kind = families.kind(experiment.family)
-    dataset = kind.prepare(experiment.data, store)
+    data, known = experiment.data, _known(experiment, workdir) if workdir else {}
+    if known and hasattr(data, "source"):
+        data = dataclasses.replace(data, source=f"rows:{known['rows']}")
+    dataset = kind.prepare(data, store)
+    if known and dataset.digest != known["digest"]:
+        raise BadInput(
+            f"{known['rows']} holds other rows than {workdir} was run on; run the experiment again"
+        )
     family = kind.build(experiment.model, experiment.data, experiment.sample, dataset)
-    init = experiment.train.init
-    digest = "" if init in ("fresh", "parent") else provenance.weights_digest(init)
-    graph = plan(experiment, dataset.digest, len(dataset.rows("train")), digest)
+    weights = known["weights"] if known else _weights(experiment)
+    graph = plan(experiment, dataset.digest, len(dataset.rows("train")), weights)
     return dataset, family, graph.side_by_side(_together(experiment, family), experiment.mesh.seed)
+
+
+def _weights(experiment: Experiment) -> str:
+    """The digest of the weights that the first fits begin with, "" where these are not given."""
+    init = experiment.train.init
+    return "" if init in ("fresh", "parent") else provenance.weights_digest(init)
+
+
+def _known(experiment: Experiment, workdir: Path) -> dict[str, str]:
+    """Where the rows are that the workdir's experiment was run on, if from these settings, with the digests."""
+    if not (workdir / workdirs.EXPERIMENT).exists():
+        return {}
+    said = workdirs.read(workdir)
+    config, asked = said.get("config", {}), files.finite(settings_.template(experiment).to_dict())
+    same = all(config.get(part) == asked[part] for part in ("family", "data"))
+    same = same and config["train"].get("init") == experiment.train.init
+    return (
+        said["data"] | {"rows": str((workdir / said["data"]["rows"]).resolve())}
+        if same and "data" in said
+        else {}
+    )
 
 
 def _together(experiment: Experiment, family: families.Family) -> int:
@@ -90,7 +129,8 @@ class Run:
     def __init__(self, experiment: Experiment, workdir: Path, store: Path, mesh: Any):
         self.experiment, self.workdir, self.store = experiment, workdir, store
         dataset, family, self.graph = prepare(experiment, store)
-        self.family = family
+        self.family, self.dataset = family, dataset
+        self.weights = _weights(experiment)
         # the chain's own measure, in the unit of the family's loss
         self.units = {"sample_loss_under_first": family.units["test_loss"], **family.units}
         self.chain = Chain(experiment, family, dataset, self.graph, mesh, store, workdir)
@@ -105,7 +145,7 @@ class Run:
 
     def all(self) -> int:
         self._say_changes()
-        self._write_experiment()
+        self._write_derived()
         self._introduce()
         began = time.perf_counter()
         groups = self.graph.groups()
@@ -154,13 +194,16 @@ class Run:
 
     def _say_changes(self) -> None:
         """Name the settings that differ from those this workdir was last run with."""
-        path = self.workdir / "experiment.json"
-        if not path.is_file():
+        path = self.workdir / workdirs.EXPERIMENT
+        if not path.exists() or not processes.lead():
             return
-        old, new = (
-            _flat(files.read_json(path)["config"]),
-            _flat(files.finite(settings_.template(self.experiment).to_dict())),
-        )
+        try:
+            before = workdirs.read(self.workdir)["config"]
+        except (BadInput, KeyError) as error:
+            aside = files.set_aside(path, "damaged")
+            loud(f"{error}; set aside as {aside.name} and written again")
+            return
+        old, new = _flat(before), _flat(files.finite(settings_.template(self.experiment).to_dict()))
         changes = [
             f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
         ]
@@ -212,7 +255,7 @@ class Run:
         return total
 
     def _metrics(self, name: str) -> dict[str, Any]:
-        return files.read_json(self.store / "generations" / name / "metrics.json")
+        return self.chain.generation(name).json("metrics.json")
 
     def _records(self) -> Iterator[dict[str, Any]]:
         """Every measurement, in the order arm, seed, generation, metric."""
@@ -222,7 +265,10 @@ class Run:
                     if self.status[name] not in ("committed", "diverged"):
                         continue
                     if name not in self.lines:
-                        self.lines[name] = self._measurements(name)
+                        try:
+                            self.lines[name] = self._measurements(name)
+                        except BadInput:  # damaged, and made again when its turn comes
+                            continue
                     for line in self.lines[name]:
                         yield {"arm": arm, "seed": seed, "generation": t, "generation_id": name, **line}
 
@@ -242,24 +288,23 @@ class Run:
         """Records always; the report when it is time to."""
         if not processes.lead():
             return
-        files.write_text(
-            self.workdir / "records.jsonl", "".join(json.dumps(r) + "\n" for r in self._records())
-        )
+        self._write_derived()
         faults.point("records/written")
-        self._write_experiment()
         ended, cost = self.reported
         if last or time.monotonic() - ended > cost / REPORT_SHARE:
             began = time.monotonic()
             report.build(self.workdir)
             self.reported = (time.monotonic(), time.monotonic() - began)
 
-    def _write_experiment(self) -> None:
+    def _write_derived(self) -> None:
+        """records.jsonl and experiment.json."""
         if not processes.lead():
             return
-        e, graph = self.experiment, self.graph
-        inside = self.store == self.workdir.resolve()
-        files.write_json(
-            self.workdir / "experiment.json",
+        e, graph, rows = self.experiment, self.graph, Path(self.dataset.path).resolve()
+        stored = rows.is_relative_to(self.store)
+        workdirs.write(
+            self.workdir,
+            self.store,
             {
                 "name": e.name,
                 "engine": "chain",
@@ -275,12 +320,17 @@ class Run:
                 },
                 "parents": {n.id: sorted(n.parents.values()) for n in graph.nodes.values()},
                 "status": self.status,
-                "store": "." if inside else os.path.relpath(self.store, self.workdir),
+                "data": {
+                    "rows": os.path.relpath(rows, self.workdir.resolve()) if stored else str(rows),
+                    "digest": self.dataset.digest,
+                    "weights": self.weights,
+                },
                 "units": self.units,
                 "versions": provenance.versions(),
                 "device": provenance.device(),
                 "reference": list(e.reference),
             },
+            "".join(json.dumps(record) + "\n" for record in self._records()),
         )
 
 

@@ -1,6 +1,7 @@
 """From a config to records: settings, folders that are whole or absent, resuming, and the configs that ship."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,18 @@ def test_damage_is_found_set_aside_and_made_again(finished, tmp_path):
     closed_form.run(resolve(small()), finished)
     assert (finished / "records.jsonl").read_bytes() == text and closed_form.verify(finished) == []
     assert list((finished / "closed_form").glob("*.damaged-0"))
+
+
+def test_manifests_are_sealed_and_belong_to_their_folders(finished, tmp_path):
+    store = Path(shutil.copytree(finished, tmp_path / "w"))
+    a, b = sorted(p for p in (store / "closed_form").iterdir() if "." not in p.name)[:2]
+    for path, name in ((a, "x"), (b, a.name), (a.with_name("x"), b.name)):
+        path.rename(path.with_name(name))
+    assert [line for line in closed_form.verify(store) if "not to this folder" in line]
+    assert not records.committed(a, True) and a.with_name(f"{a.name}.damaged-0").exists()
+    manifest = next((store / "closed_form").glob("*/manifest.json"))
+    manifest.write_text(manifest.read_text().replace('"bytes": ', '"bytes": 1'))
+    assert f"{manifest} is damaged: it does not match its seal" in closed_form.verify(store)
 
 
 def test_an_interrupted_arm_leaves_nothing_that_counts(tmp_path):

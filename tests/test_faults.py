@@ -11,13 +11,16 @@ import pytest
 from conftest import CONFIG, TESTS, collapse, outcome, start
 
 from collapse_jax import cli, files
-from collapse_jax.lineage import sealed
+from collapse_jax.files import sealed
 
-SMALL = [f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2"]
+SMALL = [
+    f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2", "--config.train.log_every=2",
+]  # fmt: skip
 
 # Every stage of every kind of generation: the first, one that has a parent, one that is sampled in two shards.
 POINTS = [
-    "fit/step:5", "fit/checkpoint:1", "fit/checkpoint:3", "fit/end:2", "fit/saved:1", "evaluate/end:1",
+    "fit/step:5", "fit/checkpoint:1", "fit/checkpoint:3", "fit/end:2", "fit/saved:1", "fit/finished:1",
+    "evaluate/end:1",
     "sample/batch:2", "sample/shard:1", "sample/shard:5", "measure/end:2", "commit/before:1", "commit/after:2",
     "records/written:1", "write/progress.json:4", "write/manifest.json:2", "write/metrics.json:3",
     "write/records.jsonl:2", "write/recipe.json:3", "write/experiment.json:2", "write/show.json:1",
@@ -39,13 +42,20 @@ def untouched(tmp_path_factory) -> dict:
     workdir = tmp_path_factory.mktemp("untouched")
     done = collapse("run", *SMALL, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    return outcome(workdir)
+    return outcome(workdir) | {"curves": curves(workdir)}
+
+
+def curves(workdir: Path) -> dict[str, list[str]]:
+    """The logged steps of every fit."""
+    logs = (workdir / "logs").glob("*.jsonl")
+    return {p.name: [line.split(",")[0] for line in p.read_text().splitlines()] for p in logs}
 
 
 def resume(workdir: Path) -> dict:
     assert cli.main(["run", *SMALL, f"--workdir={workdir}"]) == 0
     assert cli.main(["verify", str(workdir)]) == 0
-    return outcome(workdir)
+    assert not [p for p in workdir.glob("generations/*/checkpoint/*") if p.name.isdigit()]
+    return outcome(workdir) | {"curves": curves(workdir)}
 
 
 @pytest.mark.parametrize("point", POINTS)

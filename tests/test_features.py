@@ -128,6 +128,11 @@ def test_a_damaged_file_is_set_aside_and_made_again_the_same(digits, classifier,
     sound = path.read_bytes()
     whole = dict(np.load(path))
     whole["classifier/conv0"] = whole["classifier/conv0"] + 1
+    other = path.with_name("other.npz")  # sound, but of other rows
+    other.write_bytes(sound)
+    with pytest.raises(BadInput, match="does not match its seal"):
+        spaces.read(other)
+    other.unlink()
     for damage in (sound[:5000], b"", b"not a zip", None):
         if damage is None:
             np.savez(path, **whole)

@@ -10,6 +10,7 @@ import pytest
 from conftest import outcome
 
 from collapse_jax import cli, config, experiment, files, run
+from collapse_jax.data import sources
 from collapse_jax.data.dataset import open_dataset
 from collapse_jax.data.records import RowSource
 
@@ -56,6 +57,19 @@ def test_every_metric_is_there(done):
         "distinct_3", "tail_recall", "mean_length", "sample_loss_under_first",
     }  # fmt: skip
     assert all(math.isfinite(v) for v in found.values())
+
+
+def test_a_finished_run_needs_none_of_the_original_text(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "documents", None)  # would fail if the text were read again
+    name = files.read_json(done / "experiment.json")["ids"]["replace"]["0"][1]
+    before = {p: p.stat().st_mtime_ns for p in done.rglob("*")}
+    capsys.readouterr()
+    assert cli.main(["sample", str(done), f"--generation={name}", "-n", "2"]) == 0
+    assert capsys.readouterr().out
+    assert cli.main(["plan", *TINY, f"--workdir={done}"]) == 0
+    assert f"{len(dataset(done).rows('train')):,} to train on" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in done.rglob("*")} == before
 
 
 def test_units_of_loss_agree(done):

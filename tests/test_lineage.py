@@ -1,18 +1,24 @@
 """Generations on disk: identity, journal, damage, and locks."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import time
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collapse_jax import files, lock
+from collapse_jax import files, lineage, lock
 from collapse_jax.config import BadInput
-from collapse_jax.lineage import Generation, generation_id, sealed, verify
+from collapse_jax.files import sealed
+from collapse_jax.lineage import Generation, generation_id
+from collapse_jax.verify import generations as verify
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
@@ -142,12 +148,20 @@ def test_a_damaged_manifest_or_recipe(tmp_path, capsys):
     (g.path / "manifest.json").write_text("{")
     assert verify(tmp_path)
     mended = again(tmp_path)
-    assert "damaged" in capsys.readouterr().err
+    assert (g.path / "manifest.json").exists()  # reading changes nothing
     mended.mend()  # the journal still vouches for every file
+    assert "manifest.json is damaged" in capsys.readouterr().err
+    assert (g.path / "manifest.json.damaged-0").exists()
     assert not mended.committed and mended.state == g.state
     g = made(tmp_path)
     files.write_json(g.path / "recipe.json", {"seed": 1})
     assert any("hashes to" in line for line in verify(tmp_path))
+    again(tmp_path).mend()
+    assert verify(tmp_path) == [] and files.read_json(g.path / "recipe.json") == {"seed": 0}
+    (g.path / "recipe.json").write_bytes(b"\xff")
+    assert verify(tmp_path)
+    again(tmp_path).mend()
+    assert verify(tmp_path) == [] and again(tmp_path).committed
 
 
 def _hold(folder: Path, ready, seconds: float) -> None:
@@ -171,14 +185,149 @@ def test_one_owner_at_a_time(tmp_path):
     other.close()
 
 
-def test_another_host(tmp_path):
-    def said(seconds_ago: float) -> None:
-        held = {"host": "elsewhere", "pid": 1, "heartbeat": time.time() - seconds_ago}
-        (tmp_path / "lock").write_text(json.dumps(held))
+def held(folder: Path, **said) -> None:
+    (folder / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, **said}))
 
-    said(1)
+
+def watching(monkeypatch, beat) -> list[float]:
+    """Time passes for a watcher only as it sleeps, and `beat(seconds)` is what the holder does meanwhile."""
+    passed = [0.0]
+
+    def sleep(seconds: float) -> None:
+        passed[0] += seconds
+        beat(passed[0])
+
+    monkeypatch.setattr(lock, "time", types.SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0]))
+    return passed
+
+
+def test_a_beat_of_another_host_is_watched_whatever_its_clock_says(tmp_path, monkeypatch):
+    held(tmp_path, heartbeat=0)
+    watching(monkeypatch, lambda passed: held(tmp_path, heartbeat=passed > 5))
     with pytest.raises(BadInput, match="process 1 on elsewhere"), lock.owned(tmp_path):
         pass
-    said(1000)
+    held(tmp_path, heartbeat=1e12)
+    passed = watching(monkeypatch, lambda passed: None)
+    with lock.owned(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert lock.DEAD_S <= passed[0] < lock.DEAD_S + 2
     with lock.owned(tmp_path):
         pass
+    assert passed[0] < lock.DEAD_S + 2  # whoever ends well leaves no holder
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_without_locks_the_heartbeat_keeps_runs_apart(tmp_path, monkeypatch, capsys, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    watching(monkeypatch, lambda passed: None)
+    with lock.owned(tmp_path):
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and "has no locks" in err and os.strerror(number) in err
+        mine = json.loads((tmp_path / "lock").read_text())
+    held(tmp_path, **mine, beats=1)  # a run of this host that is alive, this one
+    watching(monkeypatch, lambda passed: held(tmp_path, **mine, beats=2))
+    with pytest.raises(BadInput, match=f"in use by process {os.getpid()}"), lock.owned(tmp_path):
+        pass
+    (tmp_path / "lock").write_text("")
+    watching(monkeypatch, lambda passed: held(tmp_path))  # two at once: the other writes last
+    with pytest.raises(BadInput, match="process 1 on elsewhere"), lock.owned(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_only_a_lock_that_is_held_means_in_use(tmp_path, monkeypatch, number):
+    def taken(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", taken)
+    with pytest.raises(BadInput, match="is in use"), lock.owned(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_shards_are_renamed_without_hard_links_and_after_a_kill(tmp_path, monkeypatch, renamed):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "no hard links here")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    monkeypatch.setattr(Path, "hardlink_to", unsupported)
+    g = made(tmp_path)
+    before = {path.read_bytes() for path, _ in g.shards()}
+    names = {0: "part-00000-of-00003.array_record", 10: "part-00001-of-00003.array_record"}
+    left = iter(range(renamed - 1))
+    monkeypatch.setattr(lineage.faults, "point", lambda name: name == "sample/moved" and next(left))
+    with pytest.raises(StopIteration):  # as if killed after a rename, before it was written down
+        g.renumber(names)
+    monkeypatch.setattr(lineage.faults, "point", lambda name: None)
+    g = again(tmp_path)
+    g.mend()
+    assert [path.name for path, _ in g.shards()] == list(names.values())
+    assert {path.read_bytes() for path, _ in g.shards()} == before
+    assert again(tmp_path).damaged(contents=True) == again(tmp_path).extra() == []
+
+
+def test_exchanged_folders_are_noticed_and_nothing_of_them_is_lost(tmp_path, capsys):
+    g = made(tmp_path)
+    other = Generation(tmp_path, {"seed": 1})
+    other.start()
+    other.finish("fit", {})
+    other.commit({"status": "committed"})
+    for a, b in ((g.path, "x"), (other.path, g.id), (g.path.with_name("x"), other.id)):
+        a.rename(a.with_name(b))
+    assert len([line for line in verify(tmp_path) if "hashes to" in line]) == 2
+    mine = again(tmp_path)
+    assert not mine.committed and mine.shards() == []
+    mine.mend()
+    assert f"belongs to generation {other.id}" in capsys.readouterr().err
+    aside = g.path.with_name(f"{g.id}.damaged-0")
+    assert (aside / "manifest.json").exists() and not g.path.exists()
+    Generation(tmp_path, {"seed": 1}).read().mend()
+    assert len(list(other.path.with_name(f"{other.id}.damaged-0").glob("synthetic/*"))) == 2
+
+
+def test_old_checkpoints_do_not_outlive_a_kill_at_the_end_of_a_fit(tmp_path):
+    g = made(tmp_path)
+    (g.path / "checkpoint" / "50").mkdir()
+    (g.path / "checkpoint" / "50" / "x").touch()
+    g.journal(files.below(g.path / "checkpoint" / "50"))
+    again(tmp_path).read()
+    g.reopen()
+    again(tmp_path).mend()
+    assert [p.name for p in (g.path / "checkpoint").iterdir()] == ["fitted"]
+    assert not again(tmp_path).running() and again(tmp_path).damaged(contents=True) == []
+
+
+LINKED = ["generations", "generations/ID", "generations/ID/synthetic", "generations/ID/checkpoint",
+          "generations/ID/checkpoint/50", "generations/ID/synthetic/x", "generations/ID/progress.json",
+          "generations/ID/recipe.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("name", LINKED)
+def test_nothing_is_done_through_links(tmp_path, name, committed):
+    """Everything that a generation does to its folder, with one part of it lying elsewhere."""
+    g, outside = made(tmp_path / "store"), tmp_path / "outside"
+    if not committed:
+        g.reopen()
+    path = tmp_path / "store" / name.replace("ID", g.id)
+    if path.exists():
+        shutil.move(path, outside)
+    else:
+        outside.mkdir()
+        (outside / "precious").touch()
+    path.symlink_to(outside)
+    there = {
+        p: p.read_bytes() for p in (outside.rglob("*") if outside.is_dir() else [outside]) if p.is_file()
+    }
+    with pytest.raises(BadInput, match=f"{path} is a symbolic link to {outside}"):
+        g = again(tmp_path / "store")
+        g.mend()
+        g.start()
+        g.reopen()
+        g.set_aside("stale")
+    assert {p: p.read_bytes() for p in there if p.exists()} == there
+    with files.reading(), pytest.raises(BadInput, match="run the experiment again"):
+        files.write_text(tmp_path / "x", "")

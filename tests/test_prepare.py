@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collapse_jax import files
 from collapse_jax.config import BadInput, resolve, template
 from collapse_jax.data import cache, packing, tokenizers
 from collapse_jax.data import dataset as datasets
@@ -226,6 +227,12 @@ DAMAGE = {
     "edited manifest": lambda d: (d / "manifest.json").write_text(
         (d / "manifest.json").read_text().replace('"uint16"', '"int32"')
     ),
+    "edited count": lambda d: (d / "manifest.json").write_text(
+        (d / "manifest.json").read_text().replace('"bytes": ', '"bytes": 1')
+    ),
+    "unsealed manifest": lambda d: files.write_json(
+        d / "manifest.json", {k: v for k, v in files.read_json(d / "manifest.json").items() if k != "seal"}
+    ),
 }
 
 
@@ -276,7 +283,7 @@ def test_a_failed_import_leaves_nothing(corpus, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.Draft, "write_split", full)
-    with pytest.raises(BadInput, match="No space left on device; free some space"):
+    with pytest.raises(OSError, match="No space left on device"):
         prepare(text_data(corpus), tmp_path)
     assert not list((tmp_path / "data").iterdir())
 
@@ -318,7 +325,7 @@ def test_impossible_settings_are_one_line_and_write_no_data(corpus, tmp_path, ch
 
 def test_a_store_that_cannot_be_written_is_one_line(corpus, tmp_path):
     (tmp_path / "data").write_text("a file in the way")
-    with pytest.raises(BadInput, match="choose another directory"):
+    with pytest.raises(BadInput, match=r"cannot write in .*; choose another"):
         prepare(text_data(corpus), tmp_path)
 
 

@@ -421,7 +421,7 @@ def test_a_failed_write_leaves_the_old_page(quick, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(report.files.os, "replace", full)
     with pytest.raises(OSError):
         report.build(folder)
     assert (folder / "report.html").read_bytes() == before

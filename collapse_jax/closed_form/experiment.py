@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from collapse_jax import config as settings_
-from collapse_jax import files, interrupt, lock, provenance, report
+from collapse_jax import interrupt, provenance, report
 from collapse_jax import mesh as meshes
+from collapse_jax import workdir as workdirs
 from collapse_jax.closed_form import engine, records
 from collapse_jax.closed_form.settings import ClosedForm, Panel
 from collapse_jax.console import duration, say
@@ -25,9 +26,7 @@ def run(experiment: ClosedForm, workdir: Path, store: Path | None = None) -> int
     store = (store or workdir).resolve()
     meshes.make(experiment.devices, 1)
     with ExitStack() as stack:
-        for place in dict.fromkeys((workdir.resolve(), store)):
-            files.make_folder(place)
-            stack.enter_context(lock.owned(place))
+        stack.enter_context(workdirs.owned(workdir, store))
         stack.enter_context(interrupt.caught())
         (store / "closed_form").mkdir(exist_ok=True)
         began = time.perf_counter()
@@ -103,12 +102,11 @@ def _records(paths: dict[str, Path]) -> Iterator[dict[str, Any]]:
 
 def _write(experiment: ClosedForm, workdir: Path, store: Path, paths: dict[str, Path]) -> None:
     """records.jsonl and experiment.json, as the chain engine writes them."""
-    files.write_text(workdir / "records.jsonl", "".join(json.dumps(r) + "\n" for r in _records(paths)))
     arms = list(experiment.arms())
     rows = {p.rows for _, p, _ in arms}
-    inside = store == workdir.resolve()
-    files.write_json(
-        workdir / "experiment.json",
+    workdirs.write(
+        workdir,
+        store,
         {
             "name": experiment.name,
             "engine": "closed_form",
@@ -120,13 +118,13 @@ def _write(experiment: ClosedForm, workdir: Path, store: Path, paths: dict[str, 
             "tables": {name: _table(p, arm) for name, p, arm in arms},
             "ids": {},
             "parents": {},
-            "status": {},
-            "store": "." if inside else os.path.relpath(store, workdir),
+            "status": {path.name: "committed" for path in paths.values()},
             "units": {m: u for _, p, _ in arms for m, u in (p.settings.units | p.settings.at_end).items()},
             "versions": provenance.versions(),
             "device": provenance.device(),
             "reference": list(experiment.reference),
         },
+        "".join(json.dumps(record) + "\n" for record in _records(paths)),
     )
 
 

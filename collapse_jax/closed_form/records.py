@@ -2,11 +2,11 @@
 
 An arm is content-addressed like a generation of the chain: `closed_form/<id>/` holds recipe.json,
 results.json and one .npy a metric (float64 [seeds, generations], plain array, read with
-allow_pickle=False). The folder is made aside and renamed when it is whole; what has no manifest.json does
-not exist.
+allow_pickle=False). The folder is made aside and renamed when it is whole; what has no manifest.json, sealed and
+with the id of its folder, does not exist.
 """
 
-import shutil
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,12 @@ def recipe(experiment: ClosedForm, panel: Panel, arm: Arm) -> dict[str, Any]:
 
 def folder(store: Path, what: dict[str, Any]) -> Path:
     """Where an arm with this recipe lives."""
-    return store / "closed_form" / generation_id(what)
+    return files.inside(store, store / "closed_form" / generation_id(what))
 
 
 def committed(path: Path, with_seeds: bool) -> bool:
     """Whether the folder is whole; a damaged one is set aside."""
-    if not (path / "manifest.json").is_file():
+    if not (path / "manifest.json").exists():
         return False
     bad = damaged(path)
     if bad:
@@ -88,21 +88,23 @@ def committed(path: Path, with_seeds: bool) -> bool:
 def damaged(path: Path) -> list[str]:
     """Files of a committed arm that are missing or differ from its manifest."""
     try:
-        said = files.read_json(path / "manifest.json")["files"]
+        said = files.unsealed(path / "manifest.json")
+        if said["id"] != path.name:
+            return [f"{path / 'manifest.json'} belongs to {said['id']}, not to this folder"]
         return [
             f"{path / name} is damaged or missing"
-            for name, entry in said.items()
-            if "/" in name or not files.matches(path / name, entry)
+            for name, entry in said["files"].items()
+            if not files.matches(files.inside(path, path / name), entry)
         ]
-    except (BadInput, KeyError, TypeError, AttributeError) as error:
-        return [f"{path / 'manifest.json'} is damaged ({error})"]
+    except BadInput as error:
+        return [str(error)]
 
 
 def verify(store: Path) -> list[str]:
     """Re-hash every committed arm of a store: one line for each thing that is wrong."""
     problems = []
     for path in sorted((store / "closed_form").glob("*")):
-        if "." in path.name or not (path / "manifest.json").is_file():
+        if "." in path.name or not (path / "manifest.json").exists():
             continue
         problems += damaged(path)
     return problems
@@ -119,10 +121,30 @@ def write(
 ) -> None:
     """Take an arm's chunks to disk and commit it; memory holds one chunk at a time."""
     aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    if path.exists():
-        shutil.rmtree(path)  # without the values that are now wanted, or without a manifest
+    files.remove(path.parent, aside)
+    files.remove(path.parent, path)  # without the values that are now wanted, or without a manifest
     aside.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        results = _reduced(aside, family, workflow, chunks, seeds, keep_seeds, stack)
+    files.write_json(aside / "recipe.json", what)
+    files.write_json(aside / "results.json", results)
+    names = sorted(p.name for p in aside.iterdir())
+    manifest = {"id": path.name, "files": {n: files.entry(aside / n) for n in names}}
+    files.write_json(aside / "manifest.json", files.sealed(manifest))
+    aside.rename(path)
+
+
+def _reduced(
+    aside: Path,
+    family: Family,
+    workflow: Workflow,
+    chunks: Iterable[Chunk],
+    seeds: int,
+    keep_seeds: bool,
+    stack: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """The moments of the chunks; every seed's values go to files. Not through memory maps: where the disk is full,
+    writing to one kills the process."""
     over_time, at_end, values = Moments(), Moments(), {}
     for chunk in chunks:
         over_time.add(chunk.values)
@@ -132,19 +154,11 @@ def write(
         if keep_seeds:
             for name, v in chunk.values.items():
                 if name not in values:
-                    values[name] = np.lib.format.open_memmap(
-                        aside / f"{name}.npy", "w+", float, (seeds, v.shape[1])
-                    )
-                values[name][chunk.first : chunk.first + len(v)] = v
-    for array in values.values():
-        array.flush()
-    files.write_json(aside / "recipe.json", what)
-    files.write_json(aside / "results.json", _results(family, workflow, over_time, at_end))
-    names = sorted(p.name for p in aside.iterdir())
-    files.write_json(
-        aside / "manifest.json", {"id": path.name, "files": {n: files.entry(aside / n) for n in names}}
-    )
-    aside.rename(path)
+                    values[name] = stack.enter_context((aside / f"{name}.npy").open("wb"))
+                    header = {"descr": "<f8", "fortran_order": False, "shape": (seeds, v.shape[1])}
+                    np.lib.format.write_array_header_1_0(values[name], header)
+                values[name].write(np.ascontiguousarray(v, "<f8"))
+    return _results(family, workflow, over_time, at_end)
 
 
 def _results(family: Family, workflow: Workflow, over_time: Moments, at_end: Moments) -> dict[str, Any]:

@@ -5,11 +5,10 @@ is written last and the whole directory is renamed into place, so what is there 
 its manifest is set aside and made again.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -18,6 +17,7 @@ from typing import Any
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
+from collapse_jax.console import loud
 from collapse_jax.data.dataset import MANIFEST, Dataset, content_digest, open_dataset
 from collapse_jax.data.records import Row, ShardInfo, ShardWriter, Spec, row_dtype, shard_name, spec_to_json
 
@@ -85,14 +85,12 @@ def obtain(store: Path, key: str, fill: Callable[[Draft], dict[str, Any]]) -> Da
     fill: writes the splits (and what else belongs to the data) into a `Draft` and returns the dataset's `info`:
         "spec", "splits" (name -> counts, of which "rows") and whatever readers of the data want to find there,
         all JSON-able; see `Dataset.info` and `describe`. When it raises, nothing is left behind.
-    A damaged directory is set aside as `<key>.damaged-N`, with a line on stderr, and made again. Raises
-    `BadInput` where the disk does not allow it.
+    A damaged directory, or one whose manifest has no seal, is set aside as `<key>.damaged-N`, with a line on
+    stderr, and made again. Raises `BadInput` where a link lies in its place, `OSError` where the disk does not
+    take the rows.
     """
-    path = Path(store) / "data" / key[:20]
-    try:
-        return _reuse(path, key) or _make(path, key, fill)
-    except OSError as error:
-        raise BadInput(f"{error}; free some space or choose another directory than {store}") from error
+    path = files.inside(Path(store), Path(store) / "data" / key[:20])
+    return _reuse(path, key) or _make(path, key, fill)
 
 
 def given(source: str, names: Iterable[str]) -> Dataset:
@@ -126,19 +124,15 @@ def _reuse(path: Path, key: str) -> Dataset | None:
     if not problems:
         return dataset
     aside = files.set_aside(path, "damaged")
-    print(
-        f"collapse: {problems[0]}; {len(problems)} problem(s), set aside as {aside}, making the data again",
-        file=sys.stderr,
-        flush=True,
-    )
+    loud(f"{problems[0]}; {len(problems)} problem(s), set aside as {aside}, making the data again")
     return None
 
 
 def _make(path: Path, key: str, fill: Callable[[Draft], dict[str, Any]]) -> Dataset:
     partial = path.with_name(f"{path.name}.partial")
-    if partial.exists():  # left by a killed process
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    files.make_folder(path.parent)
+    files.remove(path.parent, partial)  # left by a killed process
+    partial.mkdir()
     try:
         draft = Draft(partial)
         info = fill(draft)
@@ -149,9 +143,10 @@ def _make(path: Path, key: str, fill: Callable[[Draft], dict[str, Any]]) -> Data
             "digest": content_digest(info["spec"], draft.files),
             "files": draft.files,
         }
-        files.write_json(partial / MANIFEST, manifest)
+        files.write_json(partial / MANIFEST, files.sealed(manifest))
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.remove(path.parent, partial)
         raise
     os.rename(partial, path)
     return open_dataset(path)

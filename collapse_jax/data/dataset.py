@@ -1,7 +1,6 @@
 """A prepared data set: shards of rows per split, their tokenizer, and the manifest that vouches for them."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from collapse_jax.config import BadInput
 from collapse_jax.data import tokenizers
 from collapse_jax.data.records import RowSource, Spec, spec_from_json, spec_to_json
-from collapse_jax.files import canonical, sha256
+from collapse_jax.files import canonical, matches, unsealed
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
@@ -69,7 +68,7 @@ class Dataset:
         problems += [
             f"{self.path / name} does not match its sha256"
             for name in sorted(listed.keys() & present)
-            if sha256(self.path / name) != listed[name]["sha256"]
+            if not matches(self.path / name, listed[name])
         ]
         return problems
 
@@ -81,22 +80,20 @@ def content_digest(spec: Spec, files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """The data set in a directory. Raises `BadInput` when its manifest is missing or damaged."""
+    """The data set in a directory. Raises `BadInput` when its manifest is missing, damaged or not sealed."""
     path = Path(path)
+    if not (path / MANIFEST).exists():
+        raise BadInput(f"{path} has no {MANIFEST}, so it holds no rows; make them with collapse import")
     try:
-        info = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        info = unsealed(path / MANIFEST)
         spec = spec_from_json(info["spec"])
-        found = Dataset(path, info["digest"], spec, info)
+        dataset = Dataset(path, info["digest"], spec, info)
         sound = content_digest(spec, info["files"]) == info["digest"] and "test" in info["splits"]
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"{path} has no {MANIFEST}, so it holds no rows; make them with collapse import"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"manifest {path / MANIFEST} is damaged ({error}); import the data again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"manifest {error}; import the data again") from error
     if not sound:
         raise BadInput(f"manifest {path / MANIFEST} is damaged (digest mismatch); import the data again")
-    return found
+    return dataset
 
 
 def describe(dataset: Dataset) -> str:

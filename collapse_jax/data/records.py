@@ -125,8 +125,10 @@ class ShardWriter:
     def __init__(self, path: str | os.PathLike, spec: Spec) -> None:
         self.path, self.spec, self.rows = Path(path), spec, 0
         self._partial = self.path.with_name(f".{self.path.name}.partial")
-        # The C++ writer of an unwritable path only fails at its first flush, and without saying why.
-        self._partial.write_bytes(b"")
+        # The C++ writer of an unwritable path only fails at its first flush, and without saying why. It follows
+        # links, so the file is to be a new one.
+        self._partial.unlink(missing_ok=True)
+        self._partial.touch(exist_ok=False)
         self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
 
     def write(self, row: Mapping[str, np.ndarray]) -> None:
@@ -263,8 +265,10 @@ class RowSource:
 
 
 def _open(path: Path, rows: int) -> ArrayRecordReader:
-    if not path.is_file():
-        raise BadInput(f"shard {path} is missing; make it again")
+    try:
+        open(path, "rb").close()  # says why it cannot be opened, which is rarely the fault of the shard
+    except FileNotFoundError:
+        raise BadInput(f"shard {path} is missing; make it again") from None
     try:
         reader = ArrayRecordReader(str(path), READER_OPTIONS, file_reader_buffer_size=BUFFER_BYTES)
         found = reader.num_records()

@@ -5,8 +5,6 @@ Made once for a data set, kept in `store/features/<key>.npz` and identified by t
 
 import hashlib
 import io
-import os
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import numpy as np
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
+from collapse_jax.console import loud
 from collapse_jax.data.dataset import Dataset
 from collapse_jax.data.records import row_dtype
 from collapse_jax.measures import inception, networks
@@ -119,7 +118,8 @@ def obtain(space: str, dataset: Dataset, store: Path) -> Features:
 
     space: as in the settings. The digest depends on the rows, the space and this code alone (to the rounding of
     the device that trained a classifier). A damaged file is set aside and made again, with a line on stderr.
-    Raises `BadInput` where the rows have no classes to learn, or a file or the disk does not allow it.
+    Raises `BadInput` where the rows have no classes to learn or a file does not allow it, `OSError` where the disk
+    does not.
     """
     classes = tuple(dataset.info.get("classes", ()))
     if space == "auto":
@@ -133,14 +133,12 @@ def obtain(space: str, dataset: Dataset, store: Path) -> Features:
     if space not in SPACES:
         given, space = inception.load(Path(space).expanduser()), "inception"
     matter = {"version": VERSION, "rows": dataset.digest, "space": space, "given": digest(given)}
-    path = Path(store) / "features" / f"{hashlib.sha256(files.canonical(matter)).hexdigest()[:20]}.npz"
+    key = hashlib.sha256(files.canonical(matter)).hexdigest()[:20]
+    path = files.inside(Path(store), Path(store) / "features" / f"{key}.npz")
     made = _load(path)
     if made is None:
         made = _made(space, classes, dataset)
-        try:
-            _save(path, made)
-        except OSError as error:
-            raise BadInput(f"{error}; free some space or choose another directory than {store}") from error
+        _save(path, made)
     accuracy = float(made.pop("accuracy"))
     arrays = {**made, **{f"inception/{name}": a for name, a in given.items()}}
     return Features(space, classes if len(classes) > 1 else (), accuracy, arrays, digest(arrays))
@@ -183,20 +181,33 @@ def digest(arrays: Arrays) -> str:
     return found.hexdigest()
 
 
+def _seal(name: str, arrays: Arrays) -> np.ndarray:
+    """What a file of this name with these arrays is sealed with, uint8 [32]."""
+    return np.frombuffer(hashlib.sha256(files.canonical([name, digest(arrays)])).digest(), np.uint8)
+
+
 def _save(path: Path, arrays: Arrays) -> None:
-    """Write the arrays and their digest, whole or not at all."""
+    """Write the arrays and their seal, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
-    np.savez(packed, **arrays, digest=np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8))  # pyright: ignore
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    np.savez(packed, **arrays, seal=_seal(path.name, arrays))  # pyright: ignore
+    files.write_bytes(path, packed.getbuffer())
+
+
+def read(path: Path) -> Arrays:
+    """The arrays of a file. Raises `BadInput` where it is damaged, another's or was never sealed."""
+    raw = path.read_bytes()
     try:
-        with open(aside, "wb") as f:
-            f.write(packed.getbuffer())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} is damaged ({' '.join(str(error).split())})") from error
+    seal = arrays.pop("seal", None)
+    if seal is None:
+        raise BadInput(f"{path} has no seal: a version of collapse_jax without seals made it")
+    if not np.array_equal(seal, _seal(path.name, arrays)):
+        raise BadInput(f"{path} is damaged: it does not match its seal")
+    return arrays
 
 
 def _load(path: Path) -> Arrays | None:
@@ -204,18 +215,8 @@ def _load(path: Path) -> Arrays | None:
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-        said = arrays.pop("digest").tobytes().hex()
-        wrong = "" if said == digest(arrays) else "digest mismatch"
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        arrays, wrong = None, " ".join(str(error).split())
-    if not wrong:
-        return arrays
-    aside = files.set_aside(path, "damaged")
-    print(
-        f"collapse: {path} is damaged ({wrong}), set aside as {aside}, made again",
-        file=sys.stderr,
-        flush=True,
-    )
-    return None
+        return read(path)
+    except BadInput as error:
+        aside = files.set_aside(path, "damaged")
+        loud(f"{error}, set aside as {aside}, made again")
+        return None

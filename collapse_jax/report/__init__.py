@@ -7,7 +7,6 @@ to compare several, `conclusion` for what the terminal says at the end of a run.
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,7 +49,8 @@ def build_many(workdirs: Sequence[Path | str], out: Path | str | None = None) ->
     if len(set(labels)) < len(labels):
         labels = [str(p) for p in paths]
     whole = merge(list(zip(labels, experiments, strict=True))) if len(paths) > 1 else experiments[0]
-    return _write(whole, Path(out) if out is not None else paths[0] / "comparison")
+    folder = Path(out) if out is not None else files.inside(paths[0], paths[0] / "comparison")
+    return _write(whole, folder)
 
 
 def conclusion(workdir: Path | str) -> str:
@@ -66,22 +66,12 @@ def conclusion(workdir: Path | str) -> str:
 
 def _write(experiment: Experiment, folder: Path) -> Path:
     html, figures = render(experiment)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for name, image in figures.items():
-        _write_figure(folder / "figures" / name, image)
+    files.inside(folder, folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, image in figures.items():  # not flushed to disk, since the next build draws it again
+        files.write_bytes(folder / "figures" / name, image, flush=False)
     files.write_text(folder / "records.csv", _encodable(records_csv(experiment.records), "backslashreplace"))
     files.write_text(folder / "report.html", _encodable(html, "xmlcharrefreplace"))
     return folder / "report.html"
-
-
-def _write_figure(path: Path, image: bytes) -> None:
-    """Written aside, then renamed; not flushed to disk, since the next build draws it again."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(image)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _encodable(text: str, errors: str) -> str:

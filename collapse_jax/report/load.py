@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax import workdir as workdirs
 from collapse_jax.config import BadInput
 from collapse_jax.measures.series import Record
 from collapse_jax.report.shows import Show, read_shows
@@ -44,8 +44,8 @@ class Experiment:
 
 def read(workdir: Path) -> Experiment:
     """The experiment in a working directory. Raises `BadInput` where it is missing or damaged."""
-    path = workdir / "experiment.json"
-    raw = files.read_json(path)
+    path = workdir / workdirs.EXPERIMENT
+    raw = workdirs.read(workdir)
     try:
         return _experiment(workdir, raw)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -57,7 +57,7 @@ def read(workdir: Path) -> Experiment:
 
 def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
     name = str(raw.get("name") or workdir.resolve().name)
-    records = read_records(workdir / "records.jsonl")
+    records = read_records(workdirs.records_of(workdir, raw))
     arms = {str(arm): dict(settings or {}) for arm, settings in (raw.get("arms") or {}).items()}
     for record in records:
         arms.setdefault(record["arm"], {})
@@ -69,7 +69,7 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
     if raw.get("device"):
         versions["device"] = str(raw["device"])
     measured = {str(r.get("generation_id")): "committed" for r in records}
-    store = workdir / str(raw.get("store") or ".")
+    store = workdirs.store_of(workdir, raw)
     return Experiment(
         name=name,
         arms=arms,
@@ -87,7 +87,7 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
         settings=((name, raw.get("config") or {}),),
         versions=((name, versions),),
         records=tuple(records),
-        shows={arm: read_shows(store, chains) for arm, chains in ids.items()},
+        shows={arm: read_shows(store, chains, "seal" in raw) for arm, chains in ids.items()},
     )
 
 

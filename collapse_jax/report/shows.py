@@ -17,6 +17,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from collapse_jax import files
+from collapse_jax.config import BadInput
+from collapse_jax.console import loud
+from collapse_jax.lineage import vouched as manifest
 from collapse_jax.report.words import visible
 
 SHOWN_TEXTS = 8  # generations of which text is shown
@@ -85,8 +89,11 @@ def spaced(last: int, count: int) -> list[int]:
     return [*sorted({1, 2, *np.geomspace(1, last, count).round().astype(int).tolist()})[: count - 1], last]
 
 
-def read_shows(store: Path, chains: Mapping[str, Sequence[str]]) -> dict[int, Show]:
-    """Generation -> what an arm shows, of the first seed's generations that have a show.json."""
+def read_shows(store: Path, chains: Mapping[str, Sequence[str]], vouched: bool = False) -> dict[int, Show]:
+    """Generation -> what an arm shows, of the first seed's generations that have a show.json.
+
+    One that is not what its manifest says is left out, with a line on stderr; `vouched`: and one without a manifest.
+    """
     paths = [_paths(store, chain) for chain in chains.values()]
     there = sorted(paths[0]) if paths else []
     texts, pictures, shares = (
@@ -95,7 +102,7 @@ def read_shows(store: Path, chains: Mapping[str, Sequence[str]]) -> dict[int, Sh
     )
     shows = {}
     for t in sorted(texts | pictures | shares):
-        raws = [raw for by_t in paths if t in by_t and (raw := _raw(by_t[t])) is not None]
+        raws = [raw for by_t in paths if t in by_t and (raw := _raw(by_t[t], vouched)) is not None]
         if not raws:
             continue
         show = _text(raws[0]) if t in texts else Show()
@@ -117,12 +124,21 @@ def _paths(store: Path, chain: Sequence[str]) -> dict[int, Path]:
     return {t: path for t, i in safe if (path := store / "generations" / i / "show.json").is_file()}
 
 
-def _raw(path: Path) -> dict[str, Any] | None:
+def _raw(path: Path, vouched: bool) -> dict[str, Any] | None:
+    if path.stat().st_size > MOST_BYTES:
+        return None
     try:
-        if path.stat().st_size > MOST_BYTES:
-            return None
+        if vouched or (path.parent / "manifest.json").exists():
+            said = manifest(path.parent)["files"].get(path.name)
+            if said is None or not files.matches(path, said):
+                raise BadInput(f"{path} is damaged or missing")
+    except BadInput as error:
+        if (path.parent / "manifest.json").exists():  # else its generation is at work
+            loud(f"{error}; what it shows is left out of the report, run the experiment again to mend it")
+        return None
+    try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return raw if isinstance(raw, dict) else None
 

@@ -26,13 +26,15 @@ KEPT = 2  # checkpoints of a running fit; an older one is the fallback when the 
 class Fit:
     """What the fit of one seed's generation needs beside the trainer.
 
-    `batches(step)` opens the local rows of the global batches from that step on; `report(step, metrics)` is told
-    of every logged step; `facts` go into the stage's result.
+    `batches(step)` opens the local rows of the global batches from that step on; `begin(step)` is told of the
+    step that the fit goes on from, `report(step, metrics)` of every logged step, once and before a checkpoint
+    holds it; `facts` go into the stage's result.
     """
 
     generation: Generation
     key: jax.Array
     batches: Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]]]
+    begin: Callable[[int], None]
     report: Callable[[int, dict[str, float]], None]
     facts: dict[str, Any]
 
@@ -51,17 +53,24 @@ def fit(trainer: Trainer, fits: Sequence[Fit], steps: int, begin: Callable[[], S
     late: tuple[int, Any] | None = None
     with ExitStack() as stack_:
         streams = [stack_.enter_context(f.batches(first)) for f in fits]
+        for f in fits:
+            f.begin(first)
         step = first
         while step < steps:
             count = several if step % several == 0 and step + several <= steps else 1
             state, metrics = _advance(trainer, state, streams, count, total, keys_G)
             if late is not None and not _told(fits, *late, trainer.settings.log_every):
+                late = None
                 break
             late = step, metrics
             before, step = step, step + count
             faults.point("fit/step")
             stop = interrupt.wanted() and count == several
             if step < steps and (stop or step // every > before // every):
+                going = _told(fits, *late, trainer.settings.log_every)
+                late = None
+                if not going:
+                    break
                 _save(fits, state, step)
                 interrupt.poll()
         if late is not None:
@@ -121,19 +130,14 @@ def _finish(trainer: Trainer, f: Fit, state: State, steps: int) -> None:
     generation.journal(files.below(path))
     faults.point("fit/saved")
     generation.finish("fit", result)
-    for old in _running(generation):
+    faults.point("fit/finished")
+    for old in generation.running():
         generation.drop(old)
 
 
 @jax.jit
 def _all_finite(model: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(model)]))
-
-
-def _running(generation: Generation) -> list[Path]:
-    """Folders of the running fit's checkpoints, oldest first."""
-    names = {Path(name).parts[1] for name in generation.state["files"] if name.startswith("checkpoint/")}
-    return [generation.path / "checkpoint" / n for n in sorted((n for n in names if n.isdigit()), key=int)]
 
 
 def _save(fits: Sequence[Fit], state: State, step: int) -> None:
@@ -144,13 +148,13 @@ def _save(fits: Sequence[Fit], state: State, step: int) -> None:
         checkpoint.save(path, pick(state, lane))
         faults.point("fit/checkpoint")
         generation.journal(files.below(path))
-        for old in _running(generation)[:-KEPT]:
+        for old in generation.running()[:-KEPT]:
             generation.drop(old)
 
 
 def _restore(trainer: Trainer, fits: Sequence[Fit]) -> tuple[int, State | None]:
     """The newest step that all lanes have a sound checkpoint of (damaged ones are already set aside)."""
-    there = [{int(path.name) for path in _running(f.generation)} for f in fits]
+    there = [{int(path.name) for path in f.generation.running()} for f in fits]
     step = max(set.intersection(*there), default=0)
     if not step:
         return 0, None
