@@ -15,7 +15,7 @@ import numpy as np
 
 from collapse_jax import files, rng
 from collapse_jax.config import BadInput
-from collapse_jax.data import molecule_archives, molecule_files, tfds
+from collapse_jax.data import alignment, molecule_archives, molecule_files, tfds
 from collapse_jax.data.chemistry import Entry, Refused, require
 from collapse_jax.data.molecule_files import entry as _entry
 from collapse_jax.data.molecule_smiles import SMILES
@@ -114,19 +114,14 @@ def _conformers(lines: str, count: int) -> Entries:
                 continue
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=0, maxIters=ITERATIONS)
         positions = np.stack([mol.GetConformer(i).GetPositions() for i in made])
-        yield _entry(mol, name, positions[_distinct(Chem.RemoveHs(mol))])
+        yield _entry(mol, name, positions[_distinct(mol)])
 
 
 def _distinct(mol: "Mol") -> list[int]:
     """Numbers of the conformers that none before them is the same as."""
-    from rdkit.Chem import rdMolAlign
-
-    count = mol.GetNumConformers()
-    apart = np.full((count, count), np.inf)
-    if count > 1:
-        apart[np.tril_indices(count, -1)] = rdMolAlign.GetAllConformerBestRMS(mol, maxMatches=100)
+    apart = alignment.rmsd(mol)
     kept: list[int] = []
-    for i in range(count):
+    for i in range(len(apart)):
         if (apart[i, kept] > SAME).all():
             kept.append(i)
     return kept
