@@ -1,9 +1,11 @@
 """Measures of conformations against slow loops, SciPy, RDKit's own numbers and sets made by hand."""
 
 import base64
+import dataclasses
 import functools
 import io
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign, rdMolTransforms
 from scipy.stats import special_ortho_group, wasserstein_distance
 
-from collapse_jax.data import chemistry, molecule_sources
+from collapse_jax.data import alignment, chemistry, molecule_sources
 from collapse_jax.data.molecules import _batches
 from collapse_jax.measures import molecule_geometry as geometry
 from collapse_jax.measures import molecule_pictures as pictures
@@ -116,13 +118,46 @@ def _chiral():
     return molecule("CC(O)(N)C#N", 1)
 
 
-def test_rmsd_over_more_symmetries_than_are_tried_is_an_upper_bound(monkeypatch):
-    found = molecule("CC(C)(C)C", 3)
-    positions = found.positions + np.random.default_rng(0).normal(size=found.positions.shape) * 0.4
-    exact = measures.rmsd(ensemble(found), positions)
-    monkeypatch.setattr(measures, "MATCHES", 3)
-    bound = measures.rmsd(ensemble(found), positions)
-    assert (bound >= exact - 1e-9).all() and bound.sum() > exact.sum()
+@pytest.mark.parametrize(
+    "smiles, symmetries, noise",
+    [
+        ("CC(C)(C)CO", 6, 0.4),
+        ("C[N+](=O)[O-]", 2, 0.4),
+        ("FC(F)(F)c1cc(C(F)(F)F)cc(C(=O)O)c1", 144, 0.0),
+        ("CC(C)(C)c1ccc(cc1)-c1ccc(cc1)C(C)(C)C", 288, 0.7),
+        ("OS(=O)(=O)C(F)(F)C(F)(F)F", 72, 1.5),
+        ("CC(C)(C)C(C(C)(C)C)C(C)(C)C", 1296, 0.3),
+    ],
+)
+def test_branch_and_bound_is_the_full_search(smiles, symmetries, noise):
+    """Against RDKit's, which tries every symmetry, on real shapes and on ones torn apart."""
+    found = molecule(smiles)
+    points = found.positions + np.random.default_rng(0).normal(size=found.positions.shape) * noise
+    mol = Chem.RemoveHs(chemistry.build(found.atoms, found.bonds, found.charges, points))
+    points = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
+    chain = alignment.chain(alignment._graph(mol))
+    assert math.prod(map(len, chain)) == symmetries
+    apart = alignment.bounded(points, *np.tril_indices(len(points), -1), chain)
+    full = rdMolAlign.GetAllConformerBestRMS(mol, maxMatches=10**6)
+    np.testing.assert_allclose(apart, full, atol=1e-6)
+
+
+@pytest.mark.parametrize("listed", [0, 1000])
+def test_equal_atoms_renumbered_are_the_same_conformations(listed, monkeypatch):
+    """Samples that are the real conformations but for a symmetry cover all of them at no distance."""
+    monkeypatch.setattr(alignment, "LISTED", listed)
+    found, generator = molecule("CC(C)(C)OC(=O)OC(C)(C)C", 3), np.random.default_rng(0)
+    heavy = np.flatnonzero(found.atoms > 1)
+    graph = Chem.RemoveHs(chemistry.build(found.atoms, found.bonds, found.charges))
+    same = graph.GetSubstructMatches(graph, uniquify=False)
+    assert len(same) > 64
+    moved = found.positions.copy()
+    for points in moved:
+        points[heavy] = points[heavy[list(same[generator.integers(len(same))])]]
+    other = dataclasses.replace(found, positions=moved)
+    values = measures.measure([rows([other], size=30)], [rows([found], size=30)])
+    assert values["matching_recall"] == pytest.approx(0, abs=1e-5)
+    assert values["coverage_recall_0.5"] == values["coverage_precision_0.5"] == 1
 
 
 # --- coverage and matching

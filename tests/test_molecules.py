@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rdkit", reason="needs the extra 'molecules'")
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
 
 from collapse_jax.config import BadInput, resolve, template
 from collapse_jax.data import chemistry, molecule_archives, molecule_sources, molecules
@@ -291,6 +291,7 @@ def test_xyz_frames_get_their_bonds_from_geometry(tmp_path):
         ("water\n", "line 1: 'water' is no number of atoms"),
         ("2\n\nH 0 0 0\nQq 0 0 1\n", "line 4: 'Qq 0 0 1' is no element and position"),
         ("2\n\nH 0 0\nH 0 0 1\n", "line 3"),
+        ("1\nProperties=name:S:1:pos:R:3\nH 0 0 1\n", "line 2: Properties=name:S:1:pos:R:3 names no species"),
         ("", "it is empty"),
     ],
 )
@@ -299,6 +300,113 @@ def test_a_damaged_xyz_file_is_refused_with_its_line(tmp_path, content, message)
     with pytest.raises(BadInput, match=message) as caught:
         prepare(MoleculeData(source=f"xyz:{tmp_path}/a.xyz"), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+SYMBOL = Chem.GetPeriodicTable().GetElementSymbol
+XYZ_DIALECTS = {
+    "plain": ("", "", "{0} {x} {y} {z}"),
+    "byte order mark": ("\ufeff", "", "{0} {x} {y} {z}"),
+    "deuterium": ("", "", "{d} {x} {y} {z}"),
+    "Fortran": ("", "", "{0} {x:.9E} {y:.9D} {z:.9*}"),
+    "labels": ("", "", "{0}{i} {x} {y} {z}"),
+    "atomic numbers": ("", "", "{n} {x} {y} {z}"),
+    "positions first": ("", "Properties=pos:R:3:species:S:1", "{x} {y} {z} {0}"),
+    "forces first": ("", 'pbc="F F F" Properties=species:S:1:forces:R:3:pos:R:3', "{0} 1 2 {i} {x} {y} {z}"),
+    "QM9": ("", "gdb 7\t1.5\t2.5", "{0}\t{x}\t{y}\t{z:.9*}\t-0.1"),
+}
+
+
+class Exponent(float):
+    """A number that formats itself with Fortran's or QM9's exponents."""
+
+    def __format__(self, form: str) -> str:
+        if form[-1:] not in ("D", "*"):
+            return super().__format__(form)
+        return super().__format__(form[:-1] + "E").replace("E", {"D": "D", "*": "*^"}[form[-1]])
+
+
+@pytest.mark.parametrize("dialect", XYZ_DIALECTS)
+def test_dialects_of_xyz_give_the_same_molecules(dialect, tmp_path):
+    start, comment, form = XYZ_DIALECTS[dialect]
+    text, known = start, []
+    for smiles in ("CCO", "CC#N", "ClC=O"):
+        known.append(molecule_entry(smiles))
+        atoms, points = known[-1].atoms.tolist(), known[-1].positions[0].tolist()
+        rows = [
+            form.format(
+                s := SYMBOL(n),
+                n=n,
+                d={"H": "D"}.get(s, s),
+                i=i,
+                **dict(zip("xyz", map(Exponent, p), strict=True)),
+            )
+            for i, (n, p) in enumerate(zip(atoms, points, strict=True))
+        ]
+        text += "\n".join([str(len(rows)), comment, *rows, ""])
+        text += f"10.5\t20.5\n{smiles}\t{smiles}\nInChI=1\n" if dialect == "QM9" else ""
+    (tmp_path / "a.xyz").write_text(text, encoding="utf-8")
+    found = collect(molecule_sources.open_source(f"xyz:{tmp_path}/a.xyz").entries())
+    assert list(found.molecules) == ["CCO", "CC#N", "O=CCl"] and not found.rejected
+    for molecule, entry in zip(found.molecules.values(), known, strict=True):
+        points = entry.positions - entry.positions.mean(1, keepdims=True)
+        assert molecule.atoms.tolist() == entry.atoms.tolist()
+        np.testing.assert_allclose(molecule.positions, points, atol=1e-6)
+    odd = dialect in ("deuterium", "labels", "positions first", "forces first", "QM9")
+    assert len(found.notes()) == odd and all("in 3 of 3 entries" in note for note in found.notes())
+
+
+@pytest.mark.parametrize(
+    ("comment", "charge"),
+    [
+        ("energy=-1.5 charge=-1", -1),
+        ('Properties=species:S:1:pos:R:3 total_charge="-1"', -1),
+        ("Charge = +1.0 spin=1", 1),
+        ("discharge=3 surcharge=2", 0),
+    ],
+)
+def test_the_charge_of_a_frame(comment, charge, tmp_path):
+    (tmp_path / "a.xyz").write_text(f"2\n{comment}\nO 0 0 0\nH 0 0 1\n")
+    (entry,) = molecule_sources.open_source(f"xyz:{tmp_path}/a.xyz").entries()
+    assert isinstance(entry, Entry) and entry.charge == charge
+
+
+def test_sdf_titles_in_any_bytes(tmp_path):
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    block = Chem.MolToMolBlock(mol).encode()
+    titles = (b"4-\xb5 a", b"\xff\xfe", "β".encode())
+    (tmp_path / "a.sdf").write_bytes(b"".join(t + block[block.index(b"\n") :] + b"$$$$\r\n" for t in titles))
+    found = list(molecule_sources.open_source(f"sdf:{tmp_path}/a.sdf").entries())
+    assert [entry.name for entry in found if isinstance(entry, Entry)] == ["4-\ufffd a", "\ufffd\ufffd", "β"]
+
+
+def flat_block(smiles: str, header: str, drawn: bool = False) -> str:
+    """A mol block of a flat molecule in its plane, or of a drawing with hydrogens."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    if drawn:
+        rdDepictor.Compute2DCoords(mol)
+    else:
+        rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+        rdForceFieldHelpers.MMFFOptimizeMolecule(mol)
+        conformer = mol.GetConformer()
+        points = conformer.GetPositions() - conformer.GetPositions().mean(0)
+        points = points @ np.linalg.svd(points)[2].T
+        points[:, 2] = 0
+        conformer.SetPositions(np.ascontiguousarray(points))
+    lines = Chem.MolToMolBlock(mol).split("\n")
+    return "\n".join([lines[0], header, *lines[2:]]) + "$$$$\n"
+
+
+def test_flat_molecules_are_in_space_where_their_bonds_say_so(tmp_path):
+    bare, flat, space = "  Program", "  Program 01012600002D", "  Program 01012600003D"
+    records = [flat_block(smiles, bare) for smiles in ("c1ccncc1", "O", "C=O", "C#N")]
+    records += [flat_block("c1ccccc1", flat), flat_block("C=C", space)]
+    records += [flat_block(smiles, bare, drawn=True) for smiles in ("CC", "c1ccoc1", "OO", "FC(F)(F)F")]
+    (tmp_path / "a.sdf").write_text("".join(records))
+    found = collect(molecule_sources.open_source(f"sdf:{tmp_path}/a.sdf").entries())
+    assert list(found.molecules) == ["c1ccncc1", "O", "C=O", "C#N", "C=C"]
+    assert sorted(said["molecules"] for said in found.rejected.values()) == [1, 4]
+    assert "in 4 of 10 entries flat coordinates" in found.notes()[0]
 
 
 def test_tfds_rows_like_those_of_qm9(tmp_path):

@@ -33,7 +33,8 @@ class Entry:
 
     atoms: atomic numbers [n]. positions: Å [C, n, 3], a conformation or more. bonds: [m, 3] of two atoms and an
     order (1, 2, 3, or 4 for aromatic); None where geometry must tell. charges: formal ones [n], which need
-    bonds; None where `charge`, that of the whole, must do.
+    bonds; None where `charge`, that of the whole, must do. remarks: what was made of it that another might not,
+    a clause each, the same for all of its kind.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     bonds: np.ndarray | None = None
     charges: np.ndarray | None = None
     charge: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@
 
 import glob
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 
 from collapse_jax import files, rng
 from collapse_jax.config import BadInput
-from collapse_jax.data import molecule_archives, tfds
-from collapse_jax.data.chemistry import AROMATIC, MAX_NUMBER, Entry, Refused, require
+from collapse_jax.data import alignment, molecule_archives, molecule_files, tfds
+from collapse_jax.data.chemistry import Entry, Refused, require
+from collapse_jax.data.molecule_files import entry as _entry
 from collapse_jax.data.molecule_smiles import SMILES
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def open_source(source: str, conformations: int = 0, data_dir: str = "") -> Sour
         return _tfds(name, data_dir)
     read = {
         "npz": molecule_archives.npz,
-        "sdf": _sdf,
-        "xyz": _xyz,
+        "sdf": molecule_files.sdf,
+        "xyz": molecule_files.xyz,
         "geom": lambda path: molecule_archives.geom(path, conformations),
     }[kind]
     if kind == "npz":
@@ -114,99 +114,17 @@ def _conformers(lines: str, count: int) -> Entries:
                 continue
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=0, maxIters=ITERATIONS)
         positions = np.stack([mol.GetConformer(i).GetPositions() for i in made])
-        yield _entry(mol, name, positions[_distinct(Chem.RemoveHs(mol))])
+        yield _entry(mol, name, positions[_distinct(mol)])
 
 
 def _distinct(mol: "Mol") -> list[int]:
     """Numbers of the conformers that none before them is the same as."""
-    from rdkit.Chem import rdMolAlign
-
-    count = mol.GetNumConformers()
-    apart = np.full((count, count), np.inf)
-    if count > 1:
-        apart[np.tril_indices(count, -1)] = rdMolAlign.GetAllConformerBestRMS(mol, maxMatches=100)
+    apart = alignment.rmsd(mol)
     kept: list[int] = []
-    for i in range(count):
+    for i in range(len(apart)):
         if (apart[i, kept] > SAME).all():
             kept.append(i)
     return kept
-
-
-def _entry(mol: "Mol", name: str, positions: np.ndarray) -> Entry:
-    """The entry that RDKit's molecule is, with other kinds of bond as order 0."""
-    from rdkit.Chem import BondType
-
-    orders = {BondType.SINGLE: 1, BondType.DOUBLE: 2, BondType.TRIPLE: 3, BondType.AROMATIC: AROMATIC}
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), orders.get(b.GetBondType(), 0)) for b in mol.GetBonds()]
-    return Entry(
-        name,
-        np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], int),
-        positions,
-        np.array(bonds, int).reshape(-1, 3),
-        np.array([atom.GetFormalCharge() for atom in mol.GetAtoms()], int),
-    )
-
-
-def _sdf(path: Path) -> Entries:
-    """The records of an SD file; equal molecules in several records are conformations of one."""
-    from rdkit import Chem, rdBase
-
-    try:
-        supplier = Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
-        count = len(supplier)
-    except (OSError, RuntimeError) as error:
-        raise BadInput(f"{path} is not an SD file ({_line(error)}); check it") from error
-    if not count:
-        raise BadInput(f"{path} has no records in it; give an SD file")
-    for i in range(count):
-        with rdBase.BlockLogs():
-            mol = supplier[i]
-        if mol is None:
-            yield Refused("a record that RDKit cannot read")
-        elif not mol.GetNumConformers() or not mol.GetConformer().Is3D():
-            yield Refused("a record without coordinates in space")
-        else:
-            name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
-            yield _entry(mol, name, mol.GetConformer().GetPositions()[None])
-
-
-def _xyz(path: Path) -> Entries:
-    """The frames of an XYZ file in Å; `charge=N` in the comment of a frame is its charge, 0 without it."""
-    from rdkit import Chem
-
-    table = Chem.GetPeriodicTable()
-    numbers = {table.GetElementSymbol(number): number for number in range(1, MAX_NUMBER + 1)}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not an XYZ file ({_line(error)}); check it") from error
-    start = 0
-    while start < len(lines):
-        if not lines[start].strip():
-            start += 1
-            continue
-        if not re.fullmatch(r"\s*\d+\s*", lines[start]):
-            raise BadInput(f"{path}, line {start + 1}: {lines[start][:40]!r} is no number of atoms; check it")
-        stop = start + 2 + int(lines[start])
-        if stop > len(lines):
-            raise BadInput(f"{path}, line {start + 1}: the file ends within this frame; it is cut short")
-        atoms, positions = [], []
-        for number, line in enumerate(lines[start + 2 : stop], start + 3):
-            try:
-                element, *point = line.split()[:4]
-                x, y, z = map(float, point)
-                atoms.append(int(element) if element.isdigit() else numbers[element.capitalize()])
-                positions.append((x, y, z))
-            except (ValueError, KeyError) as error:
-                raise BadInput(f"{path}, line {number}: {line[:40]!r} is no element and position") from error
-        charge = re.search(r"\bcharge\s*=\s*([+-]?\d+)", lines[start + 1])
-        yield Entry(
-            lines[start + 1].strip()[:40],
-            np.array(atoms, int),
-            np.array(positions, float).reshape(1, -1, 3),
-            charge=int(charge[1]) if charge else 0,
-        )
-        start = stop
 
 
 def _tfds(name: str, data_dir: str) -> Source:
@@ -229,7 +147,3 @@ def _tfds(name: str, data_dir: str) -> Source:
             yield entry
 
     return Source([split.encode(), *map(_digest, held)], entries)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

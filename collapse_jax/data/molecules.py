@@ -16,7 +16,7 @@ from collapse_jax.data.dataset import SPLITS, Dataset
 from collapse_jax.data.molecule_sources import Entries
 from collapse_jax.data.records import Row, Spec
 
-VERSION = 1  # raise when the same settings and entries would give other rows
+VERSION = 2  # raise when the same settings and entries would give other rows
 NAMES = "molecules.smi"
 BLOCK = 32  # molecules whose conformations alternate
 SHOWN = 5  # of the entries refused for a reason
@@ -27,8 +27,8 @@ class MoleculeData:
     """Real conformations and how they become rows (see `row_spec`).
 
     source: builtin:molecules (made here by ETKDG and MMFF), npz:FILE (ragged arrays, see molecule_archives.npz),
-        sdf:GLOB, xyz:GLOB (bonds are perceived), tfds:qm9[:SPLIT], geom:DIR (GEOM's msgpack files), or rows:DIR
-        (a directory made by an earlier import; its own settings hold). All need explicit hydrogens.
+        sdf:GLOB, xyz:GLOB (bonds are perceived; dialects: molecule_files), tfds:qm9[:SPLIT], geom:DIR (GEOM's msgpack
+        files), or rows:DIR (a directory made by an earlier import; its own settings hold). All need explicit hydrogens.
     max_atoms: larger molecules are left out (0: none are).
     conformations: at most so many of a molecule (0: all); builtin molecules are given up to so many.
     validation, test: shares of the molecules held out, at least one each.
@@ -94,9 +94,12 @@ def prepare(settings: MoleculeData, store: Path) -> Dataset:
 
 @dataclass
 class Found:
-    """The sound molecules of a source in its order, by SMILES; what was refused by reason; how much it gave."""
+    """The sound molecules of a source in its order, by SMILES; remarks on how many of its entries; what was refused
+    by reason; how much it gave.
+    """
 
     molecules: dict[str, Molecule] = field(default_factory=dict)
+    remarks: Counter[str] = field(default_factory=Counter)
     rejected: dict[str, dict[str, Any]] = field(default_factory=dict)
     entries: int = 0
     conformations: int = 0
@@ -108,6 +111,13 @@ class Found:
         said["conformations"] += conformations
         if len(said["first"]) < SHOWN:
             said["first"].append(where)
+
+    def notes(self) -> list[str]:
+        """What was made of the source, and what was refused, a line each."""
+        read = [
+            f"in {count:,} of {self.entries:,} entries {remark}" for remark, count in self.remarks.items()
+        ]
+        return read + ([self.sentence()] if self.rejected else [])
 
     def sentence(self) -> str:
         """What was refused, in a line."""
@@ -135,6 +145,7 @@ def collect(entries: Entries, max_atoms: int = 0, conformations: int = 0) -> Fou
                 raise entry
             if max_atoms and len(entry.atoms) > max_atoms:
                 raise Refused(f"more than max_atoms={max_atoms}")
+            found.remarks.update(entry.remarks)
             molecule, bad = checked(entry)
         except Refused as refused:
             found.refuse(str(refused), where, given)
@@ -187,7 +198,7 @@ def _fill(draft: cache.Draft, settings: MoleculeData, entries: Entries) -> dict[
             "molecules": f"{len(names):,} of up to {max_atoms} atoms, elements {_symbols(elements)}",
             "made with": f"RDKit {rdkit.__version__}",
         },
-        "notes": [found.sentence()] if found.rejected else [],
+        "notes": found.notes(),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from collapse_jax.data import alignment
 from collapse_jax.data.chemistry import build
 from collapse_jax.measures import molecule_geometry as geometry
 from collapse_jax.measures.molecule_geometry import Ensemble
@@ -18,7 +19,6 @@ THRESHOLDS = (0.5, 1.25)  # Å, as published for GEOM-QM9 and GEOM-Drugs
 MOLECULES = 256  # the first of the samples; their lengths, angles and torsions are compared
 ALIGNED = 64  # of these, the first with three heavy atoms or more are aligned as well
 SAMPLED, REAL = 40, 20  # conformations of each that are looked at
-MATCHES = 64  # symmetries tried at most; beyond them an RMSD is an upper bound
 
 UNITS = {
     **{f"coverage_{side}_{t:g}": "share" for t in THRESHOLDS for side in ("recall", "precision")},
@@ -99,19 +99,10 @@ def ensembles(
 def rmsd(ensemble: Ensemble, positions: np.ndarray) -> np.ndarray:
     """Å [C, C]: least RMSD over the heavy atoms between conformations [C, n, 3] of the molecule of an ensemble.
 
-    Least over rotations and translations (no reflections) and over the symmetries of the molecule, with
-    terminal conjugated groups such as nitro and carboxylate taken as symmetric (RDKit's GetBestRMS).
+    Least over rotations and translations (no reflections) and over all symmetries of the molecule, with terminal
+    conjugated groups such as nitro and carboxylate taken as symmetric.
     """
-    from rdkit import Chem
-    from rdkit.Chem import rdMolAlign
-
-    count = len(positions)
-    apart = np.zeros((count, count))
-    if count > 1:
-        mol = Chem.RemoveHs(build(ensemble.atoms, ensemble.bonds, ensemble.charges, positions))
-        below = np.tril_indices(count, -1)
-        apart[below] = rdMolAlign.GetAllConformerBestRMS(mol, numThreads=0, maxMatches=MATCHES)
-    return apart + apart.T
+    return alignment.rmsd(build(ensemble.atoms, ensemble.bonds, ensemble.charges, positions))
 
 
 def coverage(apart: np.ndarray) -> dict[str, float]:

@@ -42,6 +42,7 @@ def get_config(source: str = "geom:data/geom_drugs") -> ConfigDict:
     config.model.noising.beta_first = 1e-7
     config.model.noising.beta_last = 2e-3
     config.model.noising.target = "epsilon"
+    config.model.noising.variance = "posterior"
     config.sample.sampler = "ddim"
     config.sample.steps = 50
     config.sample.held_out = 200

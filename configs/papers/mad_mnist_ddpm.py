@@ -54,6 +54,7 @@ def get_config(loop: str = "full") -> ConfigDict:
     config.model.noising.schedule = "linear"
     config.model.noising.beta_first = 2e-4
     config.model.noising.beta_last = 0.04
+    config.model.noising.variance = "posterior"
     config.sample.sampler = "ancestral"
 
     config.train.epochs = 20
