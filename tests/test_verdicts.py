@@ -1,12 +1,15 @@
 """How often verdicts are right: on simulated chains with a known answer, and one logic wherever they are told."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from collapse_jax.closed_form import families, moments
+from collapse_jax.closed_form.gaussian import Gaussian
+from collapse_jax.closed_form.regression import Regression
 from collapse_jax.measures import scaling, series
 from collapse_jax.measures.definitions import judge
 from collapse_jax.measures.evidence import BOUNDED, Thresholds
@@ -24,7 +27,7 @@ def curve(values_SG):
     """A curve of these values, generations from 1."""
     seeds, columns = np.shape(values_SG)
     nan_G, yes_G = np.full(columns, np.nan), np.ones(columns, bool)
-    summary = *column_estimates(values_SG), nan_G, yes_G, yes_G, ~yes_G
+    summary: tuple[Any, ...] = (*column_estimates(values_SG), nan_G, yes_G, yes_G, ~yes_G)
     gone_SG = np.zeros((seeds, columns), bool)
     return Curve(np.arange(1, columns + 1), tuple(range(seeds)), values_SG, gone_SG, *summary)
 
@@ -217,13 +220,15 @@ def test_the_spread_of_laws(kind, n):
         x = mean**2 + (np.sqrt(variance) - 1) ** 2
         bound = laws["wasserstein2"].spread / (x.std(1) / x.mean(1))
         assert (bound > 1).all() and (bound < 2).all()
+        fourth_G5 = Gaussian()._fourth(Workflow(Arm("replace"), n, 4))
+        np.testing.assert_allclose(fourth_G5[:, [1, 3]], fourth_G5[:, [2, 4]])  # one dimension: tr S = S
     for metric, x in exact.items():
         np.testing.assert_allclose(laws[metric].spread, x.std(1) / x.mean(1), rtol=0.05, err_msg=metric)
 
 
 def test_a_spread_beyond_all_numbers_is_infinite():
     law = families.kind("exponential")().predict(Workflow(Arm("replace"), 1, 400))["test_loss"]
-    assert np.isinf(law.spread[-1]) and not np.isnan(law.spread).any()
+    assert np.isinf(np.asarray(law.spread)[-1]) and not np.isnan(law.spread).any()
 
 
 WALKS = {
@@ -243,5 +248,5 @@ def test_which_refitted_means_walk_away(name):
     flow = Workflow(Arm(name, window=2, fraction=0.5), 20, 200)
     center = moments.recursion(flow, lambda c, s, rows: 1.0).center
     assert moments.walks(flow) == (center[199] > center[99] * 1.05) == WALKS[name]
-    law = families.kind("regression")(dim=3).predict(Workflow(Arm("replace_multiple"), 20, 30))["test_loss"]
+    law = Regression(dim=3).predict(Workflow(Arm("replace_multiple"), 20, 30))["test_loss"]
     assert law.diverges  # log t

@@ -218,6 +218,8 @@ def _any_increase(metric: str, unit: str, curve: Curve, columns: np.ndarray, lim
     n = _seeds(curve, columns)
     how = f"{metric}: largest rise over generation 1, at generation {_t(curve, top)} ({len(later)} compared)"
     notes = [f"no rise above {margin:.3g}"] if verdict == NO else []
+    if verdict == YES and rise.value <= margin:
+        notes = [f"slight: not above {margin:.3g}"]
     return Finding(2, verdict, rise, "above", 0.0, metric, _told(how, curve, n, notes), n)
 
 
@@ -248,10 +250,9 @@ def _diverging(
     """
     n = _seeds(curve, columns)
     if gone or len(columns) < 4:
-        why = (
-            f"{gone}, which tells nothing of the limit" if gone else f"{len(columns)} generations are too few"
-        )
-        return Finding(3, UNDECIDED, metric=metric, how=f"{metric}: {why}; 4 or more would decide", seeds=n)
+        few = f"{len(columns)} generations are too few, 4 or more would decide"
+        why = f"{gone}, which tells nothing of the limit" if gone else few
+        return Finding(3, UNDECIDED, metric=metric, how=f"{metric}: {why}", seeds=n)
     first, thirds = columns[:1], np.array_split(columns[1:], 3)
     t_G = curve.generations_G.astype(float)
 
