@@ -96,15 +96,18 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
 
 def _seed_values(store: Path, records: Sequence[Record]) -> dict[str, dict[str, np.ndarray]]:
     """`Experiment.values`, mapped from disk, for records that are means over seeds."""
-    found = {(r["arm"], str(r.get("generation_id")), r["metric"]) for r in records if r.get("seed") is None}
+    means = {(r["arm"], str(r.get("generation_id")), r["metric"]) for r in records if r.get("seed") is None}
     out: dict[str, dict[str, np.ndarray]] = {}
-    for arm, name, metric in sorted(found):
+    for arm, name, metric in sorted(means):
         path = store / "closed_form" / name / f"{metric}.npy"
-        if path.parent.parent == store / "closed_form" and path.name == f"{metric}.npy" and path.is_file():
-            try:
-                out.setdefault(arm, {})[metric] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except ValueError:
-                continue  # damaged: `verify` says so
+        if not name.isalnum() or "/" in metric or not path.is_file():
+            continue
+        try:
+            values_SG = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError):
+            continue  # damaged: `verify` says so, and means will do
+        if values_SG.dtype == float:
+            out.setdefault(arm, {})[metric] = values_SG
     return out
 
 
