@@ -63,6 +63,13 @@ def test_records(finished):
     assert experiment["engine"] == "closed_form" and set(experiment["tables"]) == set(experiment["arms"])
 
 
+def test_profiles_pair_the_seeds_that_are_stored(finished, tmp_path):
+    page = (finished / "report.html").read_text()
+    assert "20 seeds, paired" in page and "means only" not in page
+    closed_form.run(resolve(small(keep_seeds=False)), tmp_path)
+    assert "20 seeds, means only" in (tmp_path / "report.html").read_text()
+
+
 def test_few_seeds_are_no_ground_for_a_z_score(finished, tmp_path):
     """Of the same numbers from 19 seeds none is reliable, from 20 some are."""
     some = {r["generation_id"] for r in lines(finished) if r.get("reliable")}

@@ -121,7 +121,7 @@ def test_sentence_and_table_say_the_numbers(quick):
     half = scipy_stats.t.ppf(0.975, 1) * scipy_stats.sem(change)
     told = words.plus_minus(float(np.mean(change)), float(half))
     assert f"Test loss rises by {told} nats/token under replace" in read(path).words.replace("\u00a0", " ")
-    table = report.summary(records)
+    table = outcomes.summary(outcomes.shown(records))
     line = next(x for x in table.splitlines() if x.startswith("replace "))
     assert f"+{told}" in line and line.endswith("rises")
     assert "nats/token" in table and "95 %" in table
@@ -168,7 +168,7 @@ def test_nothing_measured_yet(tmp_path):
     assert "No measurements yet" in page.words and "running: 0 of 26" in page.words
     os.remove(folder / "records.jsonl")
     assert "No measurements yet" in read(report.build(folder)).words
-    assert report.summary([]) == "no measurements yet"
+    assert outcomes.summary(outcomes.shown([])) == "no measurements yet"
 
 
 def test_diverged_generation_is_said_and_ends_the_mean(tmp_path):
@@ -180,13 +180,13 @@ def test_diverged_generation_is_said_and_ends_the_mean(tmp_path):
     curve = next(by["replace"] for q, by in series.curves(records).items() if q.metric == "test_loss")
     np.testing.assert_array_equal(curve.whole_G, [True, True, True, False, False])
     assert curve.diverged == {0: 4}
-    assert "diverges" in report.summary(records)
+    assert "diverges" in outcomes.summary(outcomes.shown(records))
 
 
 def test_all_seeds_diverged(tmp_path):
     gone = [("replace", 0, 2), ("replace", 1, 2)]
     folder = made.write(tmp_path, {"replace": Arm("replace")}, diverged=gone, metrics=LOSS)
-    assert "diverges" in report.summary(load.read_records(folder / "records.jsonl"))
+    assert "diverges" in outcomes.summary(outcomes.shown(load.read_records(folder / "records.jsonl")))
     assert "2 generations diverged" in read(report.build(folder)).words
 
 
@@ -200,7 +200,7 @@ def test_every_spelling_of_not_finite_is_a_divergence(value):
 
 def test_one_seed_has_no_interval(tmp_path):
     folder = made.write(tmp_path, made.three_arms(), seeds=(3,), metrics=LOSS)
-    table = report.summary(load.read_records(folder / "records.jsonl"))
+    table = outcomes.summary(outcomes.shown(load.read_records(folder / "records.jsonl")))
     assert "±" not in table and "one seed" in table
     assert "±" not in read(report.build(folder)).words
 
@@ -266,7 +266,7 @@ def test_no_z_where_the_law_or_the_error_is_not_known(tmp_path):
         known = np.array(exact) & np.array(reliable)
         np.testing.assert_allclose(by_arm["a"].z_G, np.where(known, -2.0, np.nan))
         assert a.why == why and a.compared == known.sum() and a.generation == 3
-        line = report.summary(records).splitlines()[-1]
+        line = outcomes.summary(outcomes.shown(records)).splitlines()[-1]
         assert (why or f"{words.MINUS}2.0") in line
         (tmp_path / "experiment.json").write_text(json.dumps({"generations": 3}))
         (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -290,7 +290,7 @@ def test_a_loss_about_zero_nats_is_weighed_against_one():
 def test_the_terminal_ends_with_table_and_profile(quick):
     folder, _ = quick
     told = report.conclusion(folder)
-    assert told.startswith(report.summary(load.read_records(folder / "records.jsonl")))
+    assert told.startswith(outcomes.summary(outcomes.shown(load.read_records(folder / "records.jsonl"))))
     assert "definitions of collapse" in told and told.splitlines()[-1].endswith("8 hallucination")
     assert max(map(len, told.splitlines())) < 100
 
@@ -310,7 +310,7 @@ def test_means_without_seeds_are_drawn_with_their_standard_error(tmp_path):
     (by_arm,) = series.curves(records).values()
     curve = by_arm["replace"]
     np.testing.assert_allclose(curve.half_G, scipy_stats.t.ppf(0.975, 1999) * 0.1)
-    assert "+2.00 ±" in report.summary(records)
+    assert "+2.00 ±" in outcomes.summary(outcomes.shown(records))
     (tmp_path / "experiment.json").write_text(json.dumps({"engine": "closed_form", "generations": 3}))
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     assert "2,000 seeds" in read(report.build(tmp_path)).words

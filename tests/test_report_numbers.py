@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from collapse_jax.measures.stats import Estimate, column_estimates, estimate, verdict, zscores
+from collapse_jax.measures.stats import Estimate, column_estimates, estimate, zscores
+from collapse_jax.measures.verdicts import word
 from collapse_jax.report import shows, style, words
 
 
@@ -28,20 +29,29 @@ def test_interval_leaves_out_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    "first, mean, half, word",
+    "margin, mean, half, n, told",
     [
-        (3, 0.8, 0.1, "rises"),
-        (3, -0.8, 0.1, "falls"),
-        (3, 0.03, 0.01, "rises slightly"),
-        (3, 0.02, 0.1, "flat"),
-        (3, 0.2, 0.5, "undecided"),
-        (3, 0.2, math.nan, "up (one seed)"),
-        (3, math.nan, math.nan, "no value"),
-        (-3, -0.04, 0.01, "falls slightly"),
+        (0.15, 0.8, 0.1, 2, "rises"),
+        (0.15, -0.8, 0.1, 2, "falls"),
+        (0.15, 0.03, 0.01, 2, "rises slightly"),
+        (0.15, -0.04, 0.01, 2, "falls slightly"),
+        (0.15, 0.02, 0.1, 2, "flat"),
+        (0.15, 0.2, 0.5, 2, "undecided"),
+        (0.0, 0.0, 0.0, 2, "flat"),
+        (0.15, 0.2, math.nan, 1, "up (one seed)"),
+        (0.15, 1e200, math.nan, 30, "undecided"),
+        (0.15, 1e200, math.inf, 30, "undecided"),
     ],
 )
-def test_verdict(first, mean, half, word):
-    assert verdict(first, Estimate(mean, half, half, 2)) == word
+def test_the_word_for_a_change(margin, mean, half, n, told):
+    assert word(Estimate(mean, half, half, n), margin) == told
+
+
+def test_squares_that_overflow_have_an_error():
+    values_SG = np.random.default_rng(0).normal(3, 1, (30, 2))
+    plain, far = column_estimates(values_SG), column_estimates(values_SG * [2.0**700, 2.0**-700])
+    for a, b in zip(plain[:3], far[:3], strict=True):
+        np.testing.assert_array_equal(a * [2.0**700, 2.0**-700], b)
 
 
 def test_zscores():

@@ -119,14 +119,41 @@ class Exponential(Family):
         variance, bend = self.real_variance, CURVATURE[self.distribution]
         m = moments.recursion(workflow, lambda center, spread, rows: variance + bend * center, variance)
         law = "recursion of second moments with V(theta) quadratic; sum 1/i^2 -> pi^2/6, t (2410.22812)"
+        # a probability is bounded
+        grows = self.distribution != "bernoulli" and moments.walks(workflow, bend)
+        spread = moments.spread(*self._powers(workflow)) if self.distribution == "exponential" else np.nan
+        more = {"diverges": grows, "spread": spread}
         out = {
-            "test_loss": Prediction(m.center, law),
-            "inflation": Prediction(m.center * workflow.rows / variance, law),
+            "test_loss": Prediction(m.center, law, **more),
+            "inflation": Prediction(m.center * workflow.rows / variance, law, **more),
         }
         if self.mean:
             out["mean_ratio"] = Prediction(np.ones(workflow.generations), "the average of rows is unbiased")
         alive = self._alive(workflow)
         return out if alive is None else out | {"alive": alive}
+
+    def _powers(self, workflow: Workflow) -> tuple[np.ndarray, np.ndarray]:
+        """(E d^4, E d^2) of d = theta_t / theta - 1 for exponential rows, each fit on one source.
+
+        The average of n rows is theta (1 + g), n (1 + g) ~ Gamma(n): E g^k = 1/n, 2/n^2, 3/n^2 + 6/n^3 for k = 2, 3, 4.
+        """
+
+        def step(d: np.ndarray, n: int, s: bool) -> np.ndarray:
+            d2, d3, d4 = d
+            g2, g3, g4 = 1 / n, 2 / n**2, 3 / n**2 + 6 / n**3
+            return np.array(
+                [
+                    d2 + (1 + d2) * g2,
+                    d3 + 3 * (2 * d2 + d3) * g2 + (1 + 3 * d2 + d3) * g3,
+                    d4
+                    + 6 * (d2 + 2 * d3 + d4) * g2
+                    + 4 * (3 * d2 + 3 * d3 + d4) * g3
+                    + (1 + 6 * d2 + 4 * d3 + d4) * g4,
+                ]
+            )
+
+        powers_G3 = moments.along_chain(workflow, np.zeros(3), step)
+        return powers_G3[:, 2], powers_G3[:, 0]
 
     def _alive(self, workflow: Workflow) -> Prediction | None:
         """P(theta_t > 0) under replace (2412.17646), exact for both."""

@@ -24,12 +24,16 @@ class Prediction:
     """Expectation of a metric over seeds.
 
     values: [generations], nan where no law is known. law: formula and paper in one line.
-    exact: whether it holds for every sample size (else to leading order).
+    exact: whether it holds for every sample size (else to leading order). diverges: whether it grows without
+    bound as generations go on; None where nobody has worked it out. spread: [generations], standard deviation of
+    one seed's value over the expectation, which tells how many seeds the mean needs; nan where unknown.
     """
 
     values: np.ndarray
     law: str
     exact: bool = True
+    diverges: bool | None = None
+    spread: np.ndarray | float = np.nan
 
 
 class Family:

@@ -160,21 +160,57 @@ class Gaussian(Family):
         rows = np.array([x.take for x in workflow.mixtures], float)
         fitted = m.spread * rows / (rows - lost)
         error = d * self.variance * m.center
+        fourth_G5 = self._fourth(workflow)
+        variances, errors = (moments.spread(fourth_G5[:, i], d * x) for i, x in ((3, fitted), (0, m.center)))
         out = {
             "variance_ratio": Prediction(
                 fitted,
                 "recursion of second moments over the table (2410.16713: (1-1/n)^t, "
                 "prod 1-1/(n i^2); subset without replacement)",
+                spread=variances,
             ),
             "mean_error": Prediction(
-                error, "recursion of second moments over the table; d * variance * center"
+                error, "recursion of second moments over the table; d * variance * center", spread=errors
             ),
         }
         if self.definite(workflow):
             out |= self._chain_laws(workflow)
         if d == 1:
-            out |= self._one_dimension(workflow, fitted, error)
+            out |= self._one_dimension(workflow, fitted, error, fourth_G5)
         return out
+
+    def _fourth(self, workflow: Workflow) -> np.ndarray:
+        """[generations, 5]: E |mu|^4, |mu|^2 tr S, mu' S mu, (tr S)^2, tr S^2 of fits on one source, variance 1.
+
+        mu ~ N(mu, S / n) and (n - lost) S ~ Wishart(S, n - 1) independently.
+        """
+
+        def step(v: np.ndarray, n: int, s: bool) -> np.ndarray:
+            by = self.narrow if s else 1.0
+            p, q, r, a, b = v * [1, by, by, by**2, by**2]
+            m, k = n - 1, n - self.lost
+            return np.array(
+                [
+                    p + (2 * q + 4 * r) / n + (a + 2 * b) / n**2,
+                    m / k * (q + a / n),
+                    m / k * (r + b / n),
+                    (m * m * a + 2 * m * b) / k**2,
+                    (m * a + m * (m + 1) * b) / k**2,
+                ]
+            )
+
+        return moments.along_chain(workflow, np.array([0.0, 0.0, 0.0, self.dim**2, self.dim]), step)
+
+    def _walks(self, workflow: Workflow) -> bool | None:
+        """Whether the mean error grows for ever: where the variance it adds up does not shrink."""
+        n, lost = workflow.rows, self.lost
+        if workflow.arm.workflow == "replace":
+            return self.narrow * (n - 1) / (n - lost) >= 1
+        if (
+            workflow.arm.workflow == "replace_multiple"
+        ):  # biased the variance falls as t^(-1/n): sum t^(-1-1/n)
+            return self.narrow > 1 or (self.narrow == 1 and lost == 1)
+        return None
 
     def _chain_laws(self, workflow: Workflow) -> dict[str, Prediction]:
         """log det W, E det W and E W^-1 of a Wishart matrix with rows - 1 degrees of freedom."""
@@ -205,33 +241,68 @@ class Gaussian(Family):
             moments.along_chain(workflow, float(d), inverse),
             moments.along_chain(workflow, 0.0, distance),
         )
+
+        def squares(v: float, n: int, s: bool) -> float:
+            """E X^2 / (E X)^2 of 1 / chi^2 with n - d degrees of freedom: the inverse in one direction."""
+            return v * (n - d - 2) / (n - d - 4) if n > d + 4 else np.inf
+
+        def determinants(v: float, n: int, s: bool) -> float:
+            return v * float(np.prod((n - i + 2) / (n - i)))
+
+        one = np.ones(workflow.generations)
+        inverses, volumes = (
+            moments.spread(moments.along_chain(workflow, 1.0, f), one) for f in (squares, determinants)
+        )
         loss = 0.5 * (d * np.log(2 * np.pi * self.variance) + log_det + trace + off)
         return {
             "log_determinant": Prediction(
                 log_det, "sum of psi((n-i)/2) + ln(2/(n-lost)) over i <= d and fits"
             ),
-            "determinant_ratio": Prediction(det, "product of (n-i)/(n-lost) over i <= d and fits"),
+            "determinant_ratio": Prediction(
+                det, "product of (n-i)/(n-lost) over i <= d and fits", spread=volumes
+            ),
             "test_loss": Prediction(
-                loss, "log det, E Sigma^-1 = (n-lost)/(n-d-2) a fit, and the mean in its metric"
+                loss,
+                "log det, E Sigma^-1 = (n-lost)/(n-d-2) a fit, and the mean in its metric",
+                diverges=True if workflow.arm.workflow in ("replace", "replace_multiple") else None,
+                spread=0.5 * (trace + off) * inverses / np.abs(loss),
             ),
         }
 
     def _one_dimension(
-        self, workflow: Workflow, fitted: np.ndarray, error: np.ndarray
+        self, workflow: Workflow, fitted: np.ndarray, error: np.ndarray, fourth_G5: np.ndarray
     ) -> dict[str, Prediction]:
         """E sigma = alpha^t (2412.17646, 2310.00429), E ln sigma^2, W2^2 = mu^2 + (sigma - 1)^2."""
 
-        def alpha(v: float, n: int, s: bool) -> float:
-            root = np.sqrt(2 / (n - self.lost)) * np.exp(gammaln(n / 2) - gammaln((n - 1) / 2))
-            return v * root * (np.sqrt(self.narrow) if s else 1.0)
+        def power(k: int) -> np.ndarray:
+            """E sigma^k: the k-th moment of a chi variable with n - 1 degrees of freedom, fit by fit."""
 
-        std = moments.along_chain(workflow, 1.0, alpha)
+            def step(v: float, n: int, s: bool) -> float:
+                root = (2 / (n - self.lost)) ** (k / 2) * np.exp(
+                    gammaln((n - 1 + k) / 2) - gammaln((n - 1) / 2)
+                )
+                return v * root * (self.narrow ** (k / 2) if s else 1.0)
+
+            return moments.along_chain(workflow, 1.0, step)
+
+        std = power(1)
         log = self._chain_laws(workflow)["log_determinant"]
+        distance = error + self.variance * (fitted - 2 * std + 1)
+        errors, squares = fourth_G5[:, 0], fourth_G5[:, 3]
+        with np.errstate(invalid="ignore"):
+            stds = np.where(np.isinf(squares), np.inf, squares - 4 * power(3) + 6 * fitted - 4 * std + 1)
+        at_most = self.variance * (np.sqrt(errors) + np.sqrt(np.maximum(stds, 0)))
         return {
-            "std_ratio": Prediction(std, "alpha^t, alpha = sqrt(2/(n-lost)) Gamma(n/2)/Gamma((n-1)/2)"),
+            "std_ratio": Prediction(
+                std,
+                "alpha^t, alpha = sqrt(2/(n-lost)) Gamma(n/2)/Gamma((n-1)/2)",
+                spread=moments.spread(fitted, std),
+            ),
             "log_variance": log,
             "wasserstein2": Prediction(
-                error + self.variance * (fitted - 2 * std + 1),
+                distance,
                 "E mu^2 + E (sigma - sigma_0)^2 from variance_ratio, mean_error, std_ratio",
+                diverges=self._walks(workflow),
+                spread=at_most / distance,
             ),
         }

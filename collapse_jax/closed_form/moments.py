@@ -12,6 +12,7 @@ sin(pi/sqrt n)/(pi/sqrt n) of Gaussian and discrete fits (Kazdan et al. 2410.167
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -117,13 +118,17 @@ def _subsampled(workflow: Workflow, model_variance: ModelVariance, real_variance
     return Moments(*out)
 
 
-def along_chain(workflow: Workflow, start: float, step: Callable[[float, int, bool], float]) -> np.ndarray:
-    """[generations] of a quantity that each fit on one source changes by `step(value, rows, synthetic)`.
+def along_chain(
+    workflow: Workflow,
+    start: float | np.ndarray,
+    step: Callable[[Any, int, bool], Any],
+) -> np.ndarray:
+    """[generations, ...] of what each fit on one source changes by `step(value, rows, synthetic)`.
 
     nan where a generation has other ancestors.
     """
     values = {0: start}
-    out = np.full(workflow.generations, np.nan)
+    out = np.full((workflow.generations, *np.shape(start)), np.nan)
     for m in workflow.mixtures:
         if len(m.slices) == 1 and m.take == m.available and m.slices[0].source in values:
             source = m.slices[0].source
@@ -131,3 +136,30 @@ def along_chain(workflow: Workflow, start: float, step: Callable[[float, int, bo
                 found = step(values[source], m.slices[0].rows, source > 0)
             out[m.generation - 1] = values[m.generation] = found
     return out
+
+
+def spread(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviation over mean from E X^2 and E X; infinite where they overflow, nan where unknown."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        ratio = square / np.square(mean)
+    return np.sqrt(np.maximum(np.where(np.isinf(square), np.inf, ratio) - 1, 0.0))
+
+
+def walks(workflow: Workflow, curvature: float = 0.0) -> bool | None:
+    """Whether the mean squared error of a refitted mean grows for ever; None where the table stops.
+
+    Without real rows every fit adds its error to the last (t, or log t where samples grow with t). Accumulated
+    rows weigh a new error less and less: sum 1/i^2. Real rows beside the latest samples pull the mean back, by
+    the square of the samples' share against the growth of their variance, V = a + b m + curvature m^2.
+    """
+    match workflow.arm.workflow:
+        case "replace" | "replace_multiple" | "window":
+            return True
+        case "accumulate" | "accumulate_subsample" | "value_of_synthetic":
+            return False
+        case "augment" | "fresh" if workflow.generations > 1:
+            rows = {s.source > 0: s.rows for s in workflow.mixture(2).slices}
+            synthetic = rows.get(True, 0)
+            share = synthetic / sum(rows.values())
+            return share**2 * (1 + curvature / max(synthetic, 1)) >= 1
+    return None

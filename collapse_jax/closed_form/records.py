@@ -22,8 +22,10 @@ from collapse_jax.console import loud
 from collapse_jax.lineage import generation_id
 from collapse_jax.workflows import Arm, Workflow
 
-RECIPE_VERSION = 2  # raise it when results would change
+RECIPE_VERSION = 3  # raise it when results would change
 FEWEST_SEEDS = 20  # with fewer the mean's distance in standard errors is far from normal
+LARGEST_ERROR = 0.1  # of a mean of values that cannot be negative, over the mean: beyond it is not normal
+HUGE = 1e300  # a spread beyond all numbers, where JSON has no infinity
 
 
 class Moments:
@@ -177,6 +179,8 @@ def _results(family: Family, workflow: Workflow, over_time: Moments, at_end: Mom
                 "predicted": law.values[first - 1 :].tolist(),
                 "law": law.law,
                 "exact": law.exact,
+                "diverges": law.diverges,
+                "spread": np.broadcast_to(np.minimum(law.spread, HUGE), last)[first - 1 :].tolist(),
                 "signed": name in family.signed,
             }
     return {"metrics": out}
@@ -186,12 +190,14 @@ def records(name: str, path: Path) -> Iterator[dict[str, Any]]:
     """Lines of records.jsonl for one arm: a mean over seeds a line, in the order metric, generation.
 
     value: mean over `seeds` chains; se: its standard error; predicted: expectation by `law`, which is
-    `exact` or holds to leading order; null where a number is not finite or no law is known. reliable:
-    whether `se` may be trusted for a z-score; not with few chains, nor where few of them carry the mean of a
-    heavy-tailed value.
+    `exact` or holds to leading order; null where a number is not finite or no law is known. diverges: whether
+    the law grows without bound, where that is known. reliable: whether `se` may be trusted for a z-score; not
+    with few chains, nor where few of them carry the mean of a heavy-tailed value, by their own error or by
+    the law's. tail: by the law so few chains cannot estimate the mean at all.
     """
     for metric, r in sorted(files.read_json(path / "results.json")["metrics"].items()):
-        for i, (mean, se, predicted) in enumerate(zip(r["mean"], r["se"], r["predicted"], strict=True)):
+        columns = zip(r["mean"], r["se"], r["predicted"], r["spread"], strict=True)
+        for i, (mean, se, predicted, spread) in enumerate(columns):
             line = {
                 "arm": name,
                 "seed": None,
@@ -205,9 +211,15 @@ def records(name: str, path: Path) -> Iterator[dict[str, Any]]:
                 "se": se,
                 "seeds": r["seeds"],
             }
+            if r["diverges"] is not None:
+                line["diverges"] = r["diverges"]
+            error = (spread or 0.0) / r["seeds"] ** 0.5  # of the mean, by the law
             if predicted is not None:
-                steady = bool(se) and mean is not None and (r["signed"] or se <= 0.1 * abs(mean))
-                line |= {"exact": r["exact"], "reliable": steady and r["seeds"] >= FEWEST_SEEDS}
+                steady = bool(se) and mean is not None and (r["signed"] or se <= LARGEST_ERROR * abs(mean))
+                steady &= error <= LARGEST_ERROR and r["seeds"] >= FEWEST_SEEDS
+                line |= {"exact": r["exact"], "reliable": steady}
+            if error > 1:
+                line["tail"] = True
             yield line
 
 

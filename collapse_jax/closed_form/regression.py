@@ -11,7 +11,7 @@ eigenbasis every step is elementwise in d; on fresh designs it is a Wishart matr
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -145,6 +145,7 @@ class Regression(Family):
             )
         else:
             return {}
+        law = replace(law, diverges=moments.walks(workflow))
         out = {"test_loss": law}
         if law.exact:  # w_t is an unbiased estimate of w*
             out["weight_norm"] = Prediction(law.values + self.signal * d, "E |w*|^2 + E |w_t - w*|^2")

@@ -107,7 +107,7 @@ class Strong(Family):
         share = np.array([1 - real / total for real, total in sizes])
         law = "sigma^2 d/(n-d-1) + c^2 E|B u|^2 -> floor (n2/n)^2 c^2; matrix beta moments (2410.04840)"
         return {
-            "test_loss": Prediction(loss, law),
+            "test_loss": Prediction(loss, law, diverges=False),
             "toward_teacher": Prediction(share, "E B = (n2/n) I by symmetry"),
         }
 

@@ -1,25 +1,43 @@
 """The eight definitions of model collapse, each held against the records of an experiment.
 
 Schaeffer, Kazdan, Arulandu & Koyejo 2025 (arXiv 2503.03150). A verdict speaks of the generations that were
-measured, at a declared threshold, with a 95 % interval over seeds: "yes" and "no" where the interval lies on
-one side of the threshold, "undecided" where it does not (one seed never decides, but a loss that is not
-finite does), "does not apply" where no record measures what the definition speaks of. The rule of each
-definition stands at its function.
+measured, with a 95 % interval over seeds held against a threshold (`verdicts`); one seed never decides, but a
+loss that is not finite does, and so does an exact law of what is asked. "Does not apply": no record measures
+what the definition speaks of. The rule of each definition, and its test, stand at its function.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from collapse_jax.measures.changes import contrast, exponentiated, not_finite, ratio, usable
-from collapse_jax.measures.evidence import EVIDENCE, NAMES, VANISHING, Evidence, Thresholds, measured_as
+from collapse_jax.measures.changes import contrast, exponentiated, largest_rise, not_finite, ratio, usable
+from collapse_jax.measures.evidence import (
+    BOUNDED,
+    EVIDENCE,
+    NAMES,
+    VANISHING,
+    Evidence,
+    Thresholds,
+    logarithm,
+    measured_as,
+)
 from collapse_jax.measures.scaling import clean, exponent_change
-from collapse_jax.measures.series import Curve, Quantity, Record, curves
-from collapse_jax.measures.stats import Estimate, Interval
+from collapse_jax.measures.series import Curve, Quantity, Record, by_law, curves
+from collapse_jax.measures.stats import Interval
+from collapse_jax.measures.verdicts import (
+    NO,
+    NOT_APPLICABLE,
+    TOO_FEW,
+    UNDECIDED,
+    YES,
+    above,
+    beyond,
+    tolerance,
+)
 
-YES, NO, UNDECIDED, NOT_APPLICABLE = "yes", "no", "undecided", "does not apply"
+PACE = 0.75  # share of a straight line's pace that a curve keeps which is called diverging
 
 
 @dataclass(frozen=True)
@@ -110,21 +128,32 @@ def _one(
 
 
 def _judged(k: int, e: Evidence, quantity: Quantity, curve: Curve, limits: Thresholds) -> Finding:
+    """The finding of one definition on one curve; what no interval can judge is answered here."""
     columns = usable(curve)
     gone = not_finite(curve)
+    open_ = Finding(k, UNDECIDED, metric=e.metric, seeds=int(curve.n_G.max(initial=0)))
     if not len(columns) or curve.generations_G[columns[0]] != 1:
-        return Finding(k, UNDECIDED, metric=e.metric, how=f"{e.metric}: no value in generation 1")
+        return replace(open_, how=f"{e.metric}: no value in generation 1")
+    if k == 3 and (law := _law_of_divergence(e.metric, quantity.unit, curve)):
+        return law
     if k in (1, 2) and gone:
         endless = Interval(math.inf, math.inf, math.inf)
-        limit = limits.catastrophic if k == 1 else limits.increase
         how = f"{e.metric}: {gone}, and counts as infinite"
-        return Finding(k, YES, endless, "above", limit, e.metric, how, int(curve.n_G.max()))
+        limit = limits.catastrophic if k == 1 else 0.0
+        return replace(open_, verdict=YES, interval=endless, relation="above", threshold=limit, how=how)
     if len(columns) < 2:
-        return Finding(k, UNDECIDED, metric=e.metric, how=f"{e.metric}: one generation")
+        return replace(open_, how=f"{e.metric}: one generation")
+    if curve.tail_G[columns].any():
+        law = by_law(curve)
+        why = f"{TOO_FEW}, whose mean the rarest chains carry"
+        if law is None:
+            return replace(open_, how=f"{e.metric}: {why}")
+        finding = _judged(k, e, quantity, law, limits)
+        return replace(finding, how=f"{finding.how}; by its exact law: {why}")
     if k == 2:
-        return _any_increase(e.metric, curve, columns, limits)
+        return _any_increase(e.metric, quantity.unit, curve, columns, limits)
     if k == 3:
-        return _diverging(e.metric, curve, columns, limits, gone)
+        return _diverging(e.metric, quantity.unit, curve, columns, limits, gone)
     return _compared(k, e, quantity.unit, curve, columns, limits, gone)
 
 
@@ -133,8 +162,9 @@ def _compared(
 ) -> Finding:
     """1, 5, 6, 7, 8: the last generation against generation 1, yes beyond the threshold, no within it.
 
-    A definition that speaks of a limit of 0 is not answered "no" while the quantity still shrinks: undecided
-    where the interval of last / middle generation lies below 1 - steady.
+    Differences by a paired t test, ratios by the delta method on pairs. A definition that speaks of a limit of
+    0 is not answered "no" while the quantity still shrinks: undecided where the interval of last / middle
+    generation lies below 1 - steady.
     """
     first, last = int(columns[0]), int(columns[-1])
     change, sign = _change(e.kind, unit, curve, first, last, limits.level)
@@ -142,7 +172,7 @@ def _compared(
     if math.isnan(change.value):
         how = f"{e.metric}: generation 1 is not above 0, so it has no ratio"
         return Finding(k, NOT_APPLICABLE, metric=e.metric, how=how)
-    verdict = _side(change, limit, sign)
+    verdict = above(change, limit) if sign > 0 else above(-change, -limit)
     notes = [gone] if gone else []
     if k in VANISHING and verdict == NO and sign < 0:
         middle = int(columns[len(columns) // 2])
@@ -164,12 +194,11 @@ def _change(kind: str, unit: str, curve: Curve, first: int, last: int, level: fl
     """(change between two columns, +1 where the definition speaks of large values, -1 where of small)."""
     if kind in ("rises", "drops"):
         sign = 1 if kind == "rises" else -1
-        return _interval(contrast(curve, {last: sign, first: -sign}, level)), 1
+        return contrast(curve, {last: sign, first: -sign}, level).interval, 1
     sign = -1 if kind.startswith("shrinks") else 1
     if _logarithmic(kind, unit):
-        scale = math.log(2) if unit.startswith("bit") else 1.0
-        return exponentiated(contrast(curve, {last: 1, first: -1}, level), scale), sign
-    r = _interval(ratio(curve, first, last, level))
+        return exponentiated(contrast(curve, {last: 1, first: -1}, level), logarithm(unit) or 1.0), sign
+    r = ratio(curve, first, last, level).interval
     if kind == "shrinks_squared":
         r = Interval(r.value**2, max(r.low, 0.0) ** 2 if r.low == r.low else r.low, r.high**2)
     return r, sign
@@ -177,71 +206,92 @@ def _change(kind: str, unit: str, curve: Curve, first: int, last: int, level: fl
 
 def _logarithmic(kind: str, unit: str) -> bool:
     """A loss in nats or bits has no natural zero; its exponential, a ratio of likelihoods, has one."""
-    return kind.endswith("_log") or (kind == "risk" and unit.startswith(("nat", "bit")))
+    return kind.endswith("_log") or (kind == "risk" and logarithm(unit) > 0)
 
 
-def _any_increase(metric: str, curve: Curve, columns: np.ndarray, limits: Thresholds) -> Finding:
-    """2: the largest mean rise over generation 1, with intervals that hold for all generations at once.
-
-    Bonferroni over generations 2..T makes [max of the lower ends, max of the upper ends] cover the largest
-    rise. "yes" where the lower end is above the threshold, "no" where the upper end is not.
-    """
-    first, later = int(columns[0]), [int(c) for c in columns[1:]]
-    level = 1 - (1 - limits.level) / len(later)
-    rises = [contrast(curve, {c: 1, first: -1}, level) for c in later]
-    top = int(np.argmax([r.mean for r in rises]))
-    sure = [r for r in rises if math.isfinite(r.half)]
-    interval = Interval(rises[top].mean)
-    if len(sure) == len(rises):
-        interval = Interval(rises[top].mean, max(r.low for r in sure), max(r.high for r in sure))
+def _any_increase(metric: str, unit: str, curve: Curve, columns: np.ndarray, limits: Thresholds) -> Finding:
+    """2: the largest mean rise over generation 1: yes above 0, no where all are within the margin."""
+    first, later = int(columns[0]), columns[1:]
+    rise, top = largest_rise(curve, first, later, limits.level)
+    margin = tolerance(curve, first, unit, limits)
+    verdict = above(rise, 0.0, margin)
     n = _seeds(curve, columns)
-    at = _t(curve, later[top])
-    how = f"{metric}: largest rise over generation 1, at generation {at} ({len(later)} compared)"
-    verdict = _side(interval, limits.increase, 1)
-    return Finding(2, verdict, interval, "above", limits.increase, metric, _told(how, curve, n, []), n)
+    how = f"{metric}: largest rise over generation 1, at generation {_t(curve, top)} ({len(later)} compared)"
+    notes = [f"no rise above {margin:.3g}"] if verdict == NO else []
+    if verdict == YES and rise.value <= margin:
+        notes = [f"slight: not above {margin:.3g}"]
+    return Finding(2, verdict, rise, "above", 0.0, metric, _told(how, curve, n, notes), n)
 
 
-def _diverging(metric: str, curve: Curve, columns: np.ndarray, limits: Thresholds, gone: str) -> Finding:
-    """3: whether the risk keeps up with log t to the end; no finite curve can prove a limit.
+def _law_of_divergence(metric: str, unit: str, curve: Curve) -> Finding | None:
+    """3, where it is known: by what the measure is, or by the law of the arm; not by any finite curve."""
+    if unit in BOUNDED:
+        verdict, why = NO, f"a {unit} cannot grow without bound"
+    elif curve.diverges is not None:
+        verdict, why = (YES, "its law grows without bound") if curve.diverges else (NO, "its law is bounded")
+    else:
+        return None
+    return Finding(3, verdict, metric=metric, how=f"{metric}: {why}", seeds=int(curve.n_G.max(initial=0)))
 
-    Per e-fold of t a logarithm always rises by the same, a power of t by more and more, whatever levels off
-    by less and less. The estimate is this rate after the geometric middle of generations 2..T minus the rate
-    before it. "yes" (it does not slow down: evidence of divergence, no proof) where the estimate and the rise
-    over the last half of the generations are above 0. "no" where the estimate is below 0, or the rate of the
-    last half is below that of the first, or the last half does not rise. Otherwise undecided. Generation 1 is
-    left out: the step from real to synthetic data is a jump of its own. Four generations at least; the three
-    intervals hold together (Bonferroni).
+
+def _diverging(
+    metric: str, unit: str, curve: Curve, columns: np.ndarray, limits: Thresholds, gone: str
+) -> Finding:
+    """3: what the means over the first, middle and last third of generations 2..T say of the limit.
+
+    early and late are the rises between the thirds. "no": the curve stays within the margin after generation 2,
+    or late falls short of what a logarithm of t through the same early rise would reach. "yes": the last third
+    lies above generation 1 by more than the margin, late is a rise, and it is above `PACE` of what a straight
+    line would reach: a curve that levels off like a - b exp(-t / s) then does so with s about as long as the
+    generations measured, or longer, which is evidence and no proof. Between the two the curve may still saturate:
+    undecided, with what would decide it. Each is a contrast of a seed's own generations and a paired t test;
+    "yes" needs all of its own, so they are not corrected (intersection-union). Generation 1 is no part of the
+    thirds: the step from real to synthetic data is a jump of its own.
     """
     n = _seeds(curve, columns)
     if gone or len(columns) < 4:
-        few = f"{len(columns)} generations are too few"
+        few = f"{len(columns)} generations are too few, 4 or more would decide"
         why = f"{gone}, which tells nothing of the limit" if gone else few
         return Finding(3, UNDECIDED, metric=metric, how=f"{metric}: {why}", seeds=n)
-    begin, last, inner = int(columns[1]), int(columns[-1]), columns[2:-1]
-    log_G = np.log(curve.generations_G)
-    middle = int(inner[np.abs(log_G[inner] - (log_G[begin] + log_G[last]) / 2).argmin()])
-    half = max(int(columns[(len(columns) - 1) // 2]), int(inner[0]))
-    level = 1 - (1 - limits.level) / 3
-    bend, end = (_bend(curve, begin, at, last, level) for at in (middle, half))
-    late = contrast(curve, {last: 1, half: -1}, level)
-    if bend.high < 0 or end.high < 0 or late.high <= 0:
+    first, thirds = columns[:1], np.array_split(columns[1:], 3)
+    t_G = curve.generations_G.astype(float)
+
+    def compare(*weights: float) -> Interval:
+        """Interval of the weighted sum of generation 1 and the means of the thirds."""
+        parts = zip((first, *thirds), weights, strict=True)
+        return contrast(
+            curve, {int(c): w / len(part) for part, w in parts for c in part}, limits.level
+        ).interval
+
+    def pace(x_G: np.ndarray) -> float:
+        """late / early of a curve that is known."""
+        a, b, c = (x_G[third].mean() for third in thirds)
+        return float((c - b) / (b - a))
+
+    def beyond_share(share: float) -> Interval:
+        """late - share x early."""
+        return compare(0, share, -1 - share, 1)
+
+    late, risen = compare(0, 0, -1, 1), compare(-1, 0, 0, 1)
+    margin = tolerance(curve, int(first[0]), unit, limits)
+    beyond_log = beyond_share(pace(np.log(t_G)))
+    flat = above(compare(0, -1, 0, 1), margin) == above(late, margin) == NO
+    verdict, note = UNDECIDED, "more seeds or generations would decide"
+    if flat or above(beyond_log, 0.0) == NO:
         verdict = NO
-    else:
-        verdict = YES if bend.low > 0 and late.low > 0 else UNDECIDED
-    a, m, z = (_t(curve, c) for c in (begin, middle, last))
-    how = f"{metric}: rise per e-fold of t from generation {m} to {z} minus that from {a} to {m}"
-    notes = {
-        YES: ["no slower than log t; a finite curve is no proof"],
-        NO: ["slower than log t, or no rise at the end"],
-    }.get(verdict, [])
-    return Finding(3, verdict, _interval(bend), "above", 0.0, metric, _told(how, curve, n, notes), n)
-
-
-def _bend(curve: Curve, begin: int, middle: int, last: int, level: float) -> Estimate:
-    """Slope against log t after `middle` minus the slope before it."""
-    log_G = np.log(curve.generations_G)
-    early, late = 1 / (log_G[middle] - log_G[begin]), 1 / (log_G[last] - log_G[middle])
-    return contrast(curve, {last: late, middle: -late - early, begin: early}, level)
+        note = f"within {margin:.3g} since generation 2" if flat else "slower than log t"
+    elif risen.low > margin and late.low > 0 and beyond_share(PACE * pace(t_G)).low > 0:
+        verdict, note = YES, f"keeps {PACE:.0%} of its pace at least; a finite curve is no proof"
+    elif beyond_log.low > 0 and late.low > 0:
+        a, b = (np.log(t_G[third]).mean() for third in thirds[1:])
+        last = _t(curve, columns[-1])
+        note = (
+            f"outgrows log t but has not kept its pace for certain, so it may still saturate: a rise of less than "
+            f"{late.value / (b - a) * math.log(2):.3g} from generation {last} to {2 * last} would show that"
+        )
+    middle, end = (f"{_t(curve, third[0])} to {_t(curve, third[-1])}" for third in thirds[1:])
+    how = f"{metric}: mean of generations {end} minus that of {middle}"
+    return Finding(3, verdict, late, "above", 0.0, metric, _told(how, curve, n, [note]), n)
 
 
 def _scaling(
@@ -284,31 +334,17 @@ def _law(metric: str, by_size: list[tuple[float, Curve]], limits: Thresholds) ->
     before, after = (clean(rows_N, losses_N).exponent for losses_N in losses_N2.T)
     change = exponent_change(rows_N, ratios, limits.level)
     limit = limits.exponent
-    if change.low > limit or change.high < -limit:
-        verdict = YES
-    else:
-        verdict = NO if change.low >= -limit and change.high <= limit else UNDECIDED
+    verdict = beyond(change.interval, limit)
     n = min(r.n for r in ratios)
     how = (
         f"{metric} ~ rows^-c: c = {before:.3f} in generation 1, {after:.3f} in generation {last}, "
         f"{len(rows_N)} sizes from {rows_N[0]:,.0f} to {rows_N[-1]:,.0f} rows"
     )
     how = _told(how, by_size[0][1], n, [])
-    return Finding(4, verdict, _interval(change), "beyond", limit, metric, how, n)
+    return Finding(4, verdict, change.interval, "beyond", limit, metric, how, n)
 
 
-def _side(x: Interval, limit: float, sign: int) -> str:
-    """Which side of the limit the whole interval is on; touching it is "no"."""
-    if sign * x.low > sign * limit and sign * x.high > sign * limit:
-        return YES
-    return NO if sign * x.low <= sign * limit and sign * x.high <= sign * limit else UNDECIDED
-
-
-def _interval(e: Estimate) -> Interval:
-    return Interval(e.mean, e.low, e.high)
-
-
-def _t(curve: Curve, column: int) -> int:
+def _t(curve: Curve, column: int | np.integer) -> int:
     return int(curve.generations_G[column])
 
 

@@ -1,5 +1,6 @@
 """What decides each definition of model collapse: the metrics in order of preference, and the thresholds."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,16 +25,17 @@ class Thresholds:
     """Where each definition draws its line.
 
     catastrophic (1): last over first risk; 2 lies above pi^2/6, where accumulating real and synthetic data
-    stays. increase (2): rise over generation 1, in the loss's unit. exponent (4): change of the exponent,
-    either way. variance (5), modes (6), tails (7): share of generation 1's value that is left.
+    stays. margin (2, 3 and every "flat"): share of generation 1's value within which a change counts as none;
+    above 0 a rise that is certain is a "yes" of 2 however small. exponent (4): change of the exponent, either
+    way. variance (5), modes (6), tails (7): share of generation 1's value that is left.
     mass (6, 7, 8): change of a probability or share that was measured as such.
     hallucination (8): perplexity of the samples under generation 1, over that of generation 1's own samples.
     steady (5, 7): what still loses more than this share in the last half of the generations is not "no".
-    level: coverage of the intervals, simultaneous over all comparisons of one definition.
+    level: coverage of the intervals.
     """
 
     catastrophic: float = number(2.0, 0.0)
-    increase: float = number(0.0)
+    margin: float = number(0.05, 0.0)
     exponent: float = number(0.05, 0.0)
     variance: float = number(0.1, 0.0, 1.0)
     modes: float = number(0.5, 0.0, 1.0)
@@ -104,6 +106,12 @@ EVIDENCE: Mapping[int, tuple[Evidence, ...]] = {
     ),
 }
 VANISHING = (5, 7)  # definitions that speak of a limit of 0
+BOUNDED = ("probability", "squared probability", "share", "total variation")  # units of what cannot diverge
+
+
+def logarithm(unit: str) -> float:
+    """Nats in one unit of a loss that is a logarithm; 0 for any other unit."""
+    return 1.0 if unit.startswith("nat") else math.log(2) if unit.startswith("bit") else 0.0
 
 
 def measured_as(metric: str, names: Iterable[str]) -> str:

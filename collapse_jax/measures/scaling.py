@@ -11,6 +11,7 @@ rank k - triplet: a T^-c + b d^-cq + plateau, for models of width d
 Losses are fitted by least squares in log loss, so that every size counts alike.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -245,14 +246,19 @@ def exponent_change(sizes_N: np.ndarray, ratios: Sequence[Estimate], level: floa
     """Exponent of one curve minus that of another from their ratios (other / one) at every size.
 
     log ratio = const + (c_one - c_other) log T: the slope by least squares, its standard error from those of
-    the ratios (sizes independent), Student t with the seeds' degrees of freedom. No resampling, so means will
-    do.
+    the ratios (sizes independent, each with its own variance), Student t with the degrees of freedom of Welch
+    1947 and Satterthwaite 1946. No resampling, so means will do.
     """
     t_N, y_N = _checked(sizes_N, np.array([r.mean for r in ratios]), 2)
     w_N = (t_N - t_N.mean()) / np.square(t_N - t_N.mean()).sum()
-    se = float(np.sqrt(np.square(w_N * [r.se / r.mean for r in ratios]).sum()))
-    n = sum(r.n - 1 for r in ratios) + 1
-    return Estimate(float(w_N @ y_N), float(quantile(n, level)) * se, se, n)
+    variance_N = np.square(w_N * [r.se / r.mean for r in ratios])
+    total = variance_N.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.square(variance_N / total) / [max(r.n - 1, 0) for r in ratios]
+    degrees = 1 / shares.sum() if total > 0 else min(r.n for r in ratios) - 1
+    se = math.sqrt(total)
+    half = float(quantile(degrees + 1, level)) * se
+    return Estimate(float(w_N @ y_N), half, se, min(r.n for r in ratios))
 
 
 def _resampled(

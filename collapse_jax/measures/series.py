@@ -3,12 +3,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.measures.stats import NOTHING, Estimate, column_estimates, estimate, quantile, zscores
+from collapse_jax.measures.stats import LEVEL, Estimate, column_estimates, quantile, zscores
 
 Record = Mapping[str, Any]
 
@@ -27,7 +27,9 @@ class Curve:
 
     values_SG is nan where a seed has no finite value, diverged_SG true where one was recorded as not finite.
     mean_G, half_G, se_G, n_G summarise the seeds; predicted_G is nan where no law exists. exact_G is false
-    where the law holds to leading order only, reliable_G where too few seeds carry the mean of a heavy tail.
+    where the law holds to leading order only, reliable_G where the mean is no normal distance from its law.
+    tail_G is true where by the law itself so few seeds cannot estimate the mean at all; `diverges` says whether
+    the law grows without bound, None where nobody knows.
     """
 
     generations_G: np.ndarray
@@ -41,6 +43,8 @@ class Curve:
     predicted_G: np.ndarray
     exact_G: np.ndarray
     reliable_G: np.ndarray
+    tail_G: np.ndarray
+    diverges: bool | None = None
 
     @property
     def z_G(self) -> np.ndarray:
@@ -62,33 +66,51 @@ class Curve:
             if row.any()
         }
 
-    def at(self, column: int) -> Estimate:
+    def at(self, column: int, level: float = LEVEL) -> Estimate:
         """The mean over seeds in one generation."""
-        return Estimate(
-            float(self.mean_G[column]),
-            float(self.half_G[column]),
-            float(self.se_G[column]),
-            int(self.n_G[column]),
-        )
+        se, n = float(self.se_G[column]), int(self.n_G[column])
+        return Estimate(float(self.mean_G[column]), float(quantile(n, level)) * se, se, n)
 
-    def ends(self) -> tuple[int, int, Estimate]:
-        """(first column, last column, paired change between them).
 
-        The last column is the last one that every seed which has not diverged has reached.
-        """
-        reached = self.n_G[self.n_G > 0]
-        if not len(reached):
-            return 0, 0, NOTHING
-        first = int(np.flatnonzero(self.n_G > 0)[0])
-        survivors = max(int(self.n_G.max()) - len(self.diverged), 1)
-        last = int(np.flatnonzero(self.n_G >= survivors)[-1])
-        if len(self.values_SG):
-            return first, last, estimate(self.values_SG[:, last] - self.values_SG[:, first])
-        # means only: seeds cannot be paired, so the two standard errors add in quadrature
-        se = float(np.hypot(self.se_G[first], self.se_G[last])) if last > first else 0.0
-        n = int(self.n_G[last])
-        change = float(self.mean_G[last] - self.mean_G[first])
-        return first, last, Estimate(change, float(quantile(n)) * se, se, n)
+def with_seeds(curve: Curve, values_SG: np.ndarray | None) -> Curve:
+    """A curve of means with the values of the seeds they are of, so that generations can be paired.
+
+    Values of another shape or with other means are not those, and are left alone. Where the recorded error is
+    not finite, because the squares overflow, it is that of the values.
+    """
+    if values_SG is None or values_SG.shape != (curve.n_G.max(initial=0), len(curve.generations_G)):
+        return curve
+    with np.errstate(over="ignore", invalid="ignore"):
+        same_G = np.isclose(values_SG.mean(0), curve.mean_G, rtol=1e-6) | ~np.isfinite(curve.mean_G)
+    if not same_G.all():
+        return curve
+    known_G = np.isfinite(curve.se_G)
+    half_G, se_G = (curve.half_G, curve.se_G) if known_G.all() else column_estimates(values_SG)[1:3]
+    return replace(
+        curve,
+        seeds=tuple(range(len(values_SG))),
+        values_SG=values_SG,
+        diverged_SG=np.zeros(values_SG.shape, bool),
+        half_G=np.where(known_G, curve.half_G, half_G),
+        se_G=np.where(known_G, curve.se_G, se_G),
+    )
+
+
+def by_law(curve: Curve) -> Curve | None:
+    """The curve of its exact law, which has no error; None where it is not known everywhere."""
+    if not (np.isfinite(curve.predicted_G) & curve.exact_G).all():
+        return None
+    nothing_SG, zero_G = np.zeros((0, len(curve.generations_G))), np.zeros(len(curve.generations_G))
+    return replace(
+        curve,
+        seeds=(),
+        values_SG=nothing_SG,
+        diverged_SG=nothing_SG.astype(bool),
+        mean_G=curve.predicted_G,
+        half_G=zero_G,
+        se_G=zero_G,
+        tail_G=zero_G.astype(bool),
+    )
 
 
 def value(raw: Any) -> float:
@@ -118,6 +140,7 @@ def _curve(records: list[Record]) -> Curve:
     diverged_SG = np.zeros(values_SG.shape, bool)
     predicted_G = np.full(len(generations), np.nan)
     exact_G, reliable_G = np.ones((2, len(generations)), bool)
+    tail_G, diverges = np.zeros(len(generations), bool), None
     means = []
     for r in records:
         t, x = column[r["generation"]], value(r.get("value"))
@@ -125,6 +148,8 @@ def _curve(records: list[Record]) -> Curve:
             predicted_G[t] = value(r["predicted"])
         exact_G[t] &= r.get("exact") is not False
         reliable_G[t] &= r.get("reliable") is not False
+        tail_G[t] |= r.get("tail") is True
+        diverges = r.get("diverges", diverges)
         if r.get("seed") is None:
             means.append((t, x, value(r.get("se")), r.get("seeds")))
         elif np.isfinite(x):
@@ -135,7 +160,7 @@ def _curve(records: list[Record]) -> Curve:
     for t, x, se, n in means:
         n = int(value(n)) if np.isfinite(value(n)) else 1
         mean_G[t], se_G[t], n_G[t], half_G[t] = x, se, n, float(quantile(n)) * se
-    summary = mean_G, half_G, se_G, n_G, predicted_G, exact_G, reliable_G
+    summary = mean_G, half_G, se_G, n_G, predicted_G, exact_G, reliable_G, tail_G, diverges
     return Curve(np.array(generations), tuple(seeds), values_SG, diverged_SG, *summary)
 
 

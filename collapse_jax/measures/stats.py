@@ -1,4 +1,4 @@
-"""Uncertainty over seeds: Student t intervals, a verdict on a change, z-scores against a prediction."""
+"""Uncertainty over seeds: Student t intervals and z-scores against a prediction."""
 
 from dataclasses import dataclass
 
@@ -27,6 +27,10 @@ class Estimate:
     def high(self) -> float:
         return self.mean + self.half
 
+    @property
+    def interval(self) -> "Interval":
+        return Interval(self.mean, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -36,50 +40,42 @@ class Interval:
     low: float = np.nan
     high: float = np.nan
 
+    def __neg__(self) -> "Interval":
+        return Interval(-self.value, -self.high, -self.low)
+
 
 NOTHING = Estimate(np.nan, np.nan, np.nan, 0)
 
 
-def quantile(n: np.ndarray | int, level: float = LEVEL) -> np.ndarray:
+def quantile(n: np.ndarray | float, level: float = LEVEL) -> np.ndarray:
     """Two-sided Student t quantile for n values (n - 1 degrees of freedom); nan below two values."""
     from scipy.special import stdtrit
 
     degrees = np.asarray(n, float) - 1
-    return np.where(degrees > 0, stdtrit(np.maximum(degrees, 1), 0.5 + level / 2), np.nan)
+    return np.where(degrees > 0, stdtrit(np.where(degrees > 0, degrees, 1), 0.5 + level / 2), np.nan)
 
 
 def column_estimates(values_SG: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, ...]:
-    """(mean_G, half_G, se_G, n_G) over the finite values of each column."""
+    """(mean_G, half_G, se_G, n_G) over the finite values of each column, whose squares may overflow."""
     finite_SG = np.isfinite(values_SG)
     n_G = finite_SG.sum(0)
     some_G = np.maximum(n_G, 1)
-    mean_G = np.where(n_G > 0, np.where(finite_SG, values_SG, 0).sum(0) / some_G, np.nan)
+    values_SG = np.where(finite_SG, values_SG, 0.0)
+    scale_G = 2.0 ** np.frexp(np.abs(values_SG).max(0, initial=0.0))[1].clip(
+        -1000, 1000
+    )  # exact to divide by
+    values_SG = values_SG / scale_G
+    mean_G = np.where(n_G > 0, values_SG.sum(0) / some_G, np.nan)
     residual_SG = np.where(finite_SG, values_SG - np.where(n_G > 0, mean_G, 0), 0)
     variance_G = (residual_SG**2).sum(0) / np.maximum(n_G - 1, 1)
-    se_G = np.where(n_G > 1, np.sqrt(variance_G / some_G), np.nan)
-    return mean_G, quantile(n_G, level) * se_G, se_G, n_G
+    se_G = np.where(n_G > 1, np.sqrt(variance_G / some_G), np.nan) * scale_G
+    return mean_G * scale_G, quantile(n_G, level) * se_G, se_G, n_G
 
 
 def estimate(values: np.ndarray, level: float = LEVEL) -> Estimate:
     """The mean of the finite values with its interval."""
     mean, half, se, n = (a[0] for a in column_estimates(np.asarray(values, float).reshape(-1, 1), level))
     return Estimate(float(mean), float(half), float(se), int(n))
-
-
-def verdict(first: float, change: Estimate) -> str:
-    """One word for a change: rises or falls when its interval excludes 0 (slightly: below 2 % of `first`).
-
-    When the interval holds 0 the curve is flat if a change of 10 % of `first` is excluded, else undecided.
-    One seed has no interval: up or down.
-    """
-    if not np.isfinite(change.mean):
-        return "no value"
-    if not np.isfinite(change.half):
-        return f"{'up' if change.mean > 0 else 'down' if change.mean < 0 else 'flat'} (one seed)"
-    if change.low > 0 or change.high < 0:
-        word = "rises" if change.low > 0 else "falls"
-        return word if abs(change.mean) >= 0.02 * abs(first) else f"{word} slightly"
-    return "flat" if max(-change.low, change.high) <= 0.1 * abs(first) else "undecided"
 
 
 def zscores(mean_G: np.ndarray, se_G: np.ndarray, predicted_G: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ from collapse_jax.measures.definitions import judge
 from collapse_jax.measures.series import Record
 from collapse_jax.report import profile
 from collapse_jax.report.load import Experiment, merge, read
-from collapse_jax.report.outcomes import shown, summary
+from collapse_jax.report.outcomes import judged, summary
 from collapse_jax.report.page import render
 
 COLUMNS = ("arm", "seed", "generation", "generation_id", "metric", "value", "unit", "split", "predicted")
 PLAIN = {str, int, float, type(None)}
 
-__all__ = ["build", "build_many", "conclusion", "records_csv", "summary"]
+__all__ = ["build", "build_many", "conclusion", "records_csv"]
 
 
 def build(workdir: Path | str) -> Path:
@@ -60,8 +60,9 @@ def conclusion(workdir: Path | str) -> str:
     """
     e = read(Path(workdir))
     limits, _ = profile.limits(e)
-    told = profile.text(judge(shown(e.records), limits, profile.sizes(e)))
-    return "\n\n".join(part for part in (summary(e.records), told) if part)
+    panels = judged(e)
+    told = profile.text(judge(panels, limits, profile.sizes(e)))
+    return "\n\n".join(part for part in (summary(panels, limits), told) if part)
 
 
 def _write(experiment: Experiment, folder: Path) -> Path:

@@ -22,6 +22,7 @@ class Experiment:
     tables: arm -> expected rows used, float [generations, generations], entry [t - 1, k] of source k.
     ids: arm -> seed -> generation ids from t = 1; status: id -> committed, missing or diverged.
     shows: arm -> generation -> what people look at.
+    values: arm -> metric -> every seed's values, float [seeds, generations], of closed forms that keep them.
     settings: (experiment, resolved config); versions: (experiment, {name: version}).
     """
 
@@ -40,6 +41,7 @@ class Experiment:
     versions: tuple[tuple[str, dict[str, str]], ...] = ()
     records: tuple[Record, ...] = ()
     shows: dict[str, dict[int, Show]] = field(default_factory=dict)
+    values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def read(workdir: Path) -> Experiment:
@@ -88,7 +90,25 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
         versions=((name, versions),),
         records=tuple(records),
         shows={arm: read_shows(store, chains, "seal" in raw) for arm, chains in ids.items()},
+        values=_seed_values(store, records),
     )
+
+
+def _seed_values(store: Path, records: Sequence[Record]) -> dict[str, dict[str, np.ndarray]]:
+    """`Experiment.values`, mapped from disk, for records that are means over seeds."""
+    means = {(r["arm"], str(r.get("generation_id")), r["metric"]) for r in records if r.get("seed") is None}
+    out: dict[str, dict[str, np.ndarray]] = {}
+    for arm, name, metric in sorted(means):
+        path = store / "closed_form" / name / f"{metric}.npy"
+        if not name.isalnum() or "/" in metric or not path.is_file():
+            continue
+        try:
+            values_SG = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError):
+            continue  # damaged: `verify` says so, and means will do
+        if values_SG.dtype == float:
+            out.setdefault(arm, {})[metric] = values_SG
+    return out
 
 
 def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -147,6 +167,7 @@ def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
         versions=tuple(zip(labels, versions, strict=True)),
         records=tuple(r for e in parts for r in e.records),
         shows=_union(e.shows for e in parts),
+        values=_union(e.values for e in parts),
     )
 
 
@@ -156,7 +177,7 @@ def _union(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def renamed(e: Experiment, name: Callable[[str], str]) -> Experiment:
     """The experiment with every arm under another name."""
-    fields = ("arms", "rows", "tables", "ids", "shows")
+    fields = ("arms", "rows", "tables", "ids", "shows", "values")
     by_arm = {field: {name(arm): v for arm, v in getattr(e, field).items()} for field in fields}
     return replace(
         e,

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collapse_jax.measures.series import Curve, Quantity, Record, curves
-from collapse_jax.measures.stats import Estimate, verdict
+from collapse_jax.measures.evidence import Thresholds
+from collapse_jax.measures.series import Curve, Quantity, Record, curves, with_seeds
+from collapse_jax.measures.stats import LEVEL, Estimate
+from collapse_jax.measures.verdicts import TOO_FEW, UNDECIDED, trend
+from collapse_jax.report.load import Experiment
 from collapse_jax.report.words import listed, number, plural, plus_minus, spoken, visible
 
 HEADLINE = "test_loss"
 SPELT_OUT = 4
-LEADING_ORDER, TOO_FEW = "leading order", "too few seeds for this tail"
+LEADING_ORDER = "leading order"
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,30 @@ def shown(records: Iterable[Record]) -> dict[Quantity, dict[str, Curve]]:
     return {Quantity(*map(visible, q)): by_arm for q, by_arm in curves(records).items()}
 
 
-def outcomes(by_arm: Mapping[str, Curve], unit: str = "") -> list[Outcome]:
-    """One row an arm. A loss in nats or bits has no natural zero: it is weighed against 1 where it is smaller."""
-    least = 1.0 if unit.startswith(("nat", "bit")) else 0.0
+def judged(e: Experiment) -> dict[Quantity, dict[str, Curve]]:
+    """`shown` with every seed's values in place of moments, where a closed form has stored them."""
+    return {
+        q: {arm: with_seeds(c, e.values.get(arm, {}).get(q.metric)) for arm, c in by_arm.items()}
+        for q, by_arm in shown(e.records).items()
+    }
+
+
+def outcomes(by_arm: Mapping[str, Curve], unit: str = "", limits: Thresholds | None = None) -> list[Outcome]:
+    """One row an arm, its verdict that of `trend`."""
+    limits = limits or Thresholds()
     rows = []
     for arm, curve in by_arm.items():
-        first, last, change = curve.ends()
-        start, end = curve.at(first), curve.at(last)
-        diverged = ", ".join(f"seed {s} at generation {t}" for s, t in curve.diverged.items())
-        word = verdict(max(abs(start.mean), least), change) if last > first or not diverged else "diverges"
-        if last == first and not diverged:
-            word = "one generation"
-        span = (int(curve.generations_G[first]), int(curve.generations_G[last]))
+        x = trend(curve, unit, limits)
         rows.append(
             Outcome(
                 arm,
                 int(curve.n_G.max(initial=0)),
-                span,
-                start,
-                end,
-                change,
-                word if not diverged or word == "diverges" else f"{word}, diverges",
-                diverged,
+                (int(curve.generations_G[x.first]), int(curve.generations_G[x.last])),
+                curve.at(x.first, limits.level),
+                curve.at(x.last, limits.level),
+                x.change,
+                x.word,
+                ", ".join(f"seed {s} at generation {t}" for s, t in curve.diverged.items()),
             )
         )
     return rows
@@ -122,7 +127,7 @@ def headlines(panels: Mapping[Quantity, Mapping[str, Curve]]) -> list[Quantity]:
     return found or list(panels)[:1]
 
 
-def sentence(quantity: Quantity, rows: list[Outcome]) -> str:
+def sentence(quantity: Quantity, rows: list[Outcome], level: float = LEVEL) -> str:
     """The headline read aloud: `Test loss rises by 0.83 ± 0.05 nats/token under replace and ...`."""
     told = [r for r in rows if np.isfinite(r.change.mean)]
     name = spoken(quantity.metric)
@@ -145,29 +150,34 @@ def sentence(quantity: Quantity, rows: list[Outcome]) -> str:
     text += f", from generation {min(r.generations[0] for r in told)} to {longest}"
     seeds = sorted({r.seeds for r in told})
     shown = f"{seeds[0]:,}" if len(seeds) == 1 else f"{seeds[0]:,} to {seeds[-1]:,}"
-    tail = "one seed, so no interval" if seeds[-1] == 1 else f"{shown} seeds, 95 % t-intervals"
+    tail = "one seed, so no interval" if seeds[-1] == 1 else f"{shown} seeds, {100 * level:g} % t-intervals"
     gone = [r.arm for r in rows if r.diverged]
     return f"{text} ({tail})." + (f" Diverged: {listed(gone)}." if gone else "")
 
 
 def _moves(row: Outcome, unit: str) -> str:
     """`rises by 0.83 ± 0.05 nats/token`, `stays flat (+0.02 ± 0.03)`."""
-    word, change = row.verdict.split(",")[0].removesuffix(" (one seed)"), row.change
-    if word in ("flat", "undecided", "diverges"):
-        verb = {"flat": "stays flat", "undecided": "changes by an undecided amount"}.get(word, word)
-        return f"{verb} ({plus_minus(change.mean, change.half, sign=True, scale=row.scale)}{unit})"
+    word, change = row.verdict.removesuffix(" (one seed)"), row.change
+    still = {
+        "flat": "stays flat",
+        UNDECIDED: "changes by an undecided amount",
+        TOO_FEW: "has too few seeds for its tail",
+        "diverges": "diverges",
+    }
+    if word in still:
+        return f"{still[word]} ({plus_minus(change.mean, change.half, sign=True, scale=row.scale)}{unit})"
     verb = {"up": "goes up", "down": "goes down"}.get(word, word)
     return f"{verb} by {plus_minus(abs(change.mean), change.half, scale=row.scale)}{unit}"
 
 
-def summary(records: Iterable[Record]) -> str:
+def summary(panels: Mapping[Quantity, Mapping[str, Curve]], limits: Thresholds | None = None) -> str:
     """The plain table printed at the end of a run: arms against first and last test loss, change, verdict."""
-    panels = shown(records)
+    limits = limits or Thresholds()
     if not panels:
         return "no measurements yet"
     blocks = []
     for quantity in headlines(panels):
-        rows = outcomes(panels[quantity], quantity.unit)
+        rows = outcomes(panels[quantity], quantity.unit, limits)
         z_of = {a.arm: a.why or number(a.z, 0.1, sign=True) for a in agreements(quantity, panels[quantity])}
         head = ["arm", "seeds", "generations", "first", "last", "change", *(["z"] if z_of else []), "verdict"]
         cells = [
@@ -184,7 +194,9 @@ def summary(records: Iterable[Record]) -> str:
             for r in rows
         ]
         single = all(r.seeds <= 1 for r in rows)
-        note = "one seed: no interval" if single else "± 95 % Student t interval over seeds"
+        note = (
+            "one seed: no interval" if single else f"± {100 * limits.level:g} % Student t interval over seeds"
+        )
         unit = f" [{quantity.unit}]" if quantity.unit else ""
         lines = [f"{spoken(quantity.metric)}{unit}, {note}", _align([head, *cells])]
         lines += [f"diverged: {r.arm}, {r.diverged}" for r in rows if r.diverged]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_jax.measures.definitions import judge
+from collapse_jax.measures.evidence import Thresholds
 from collapse_jax.measures.series import Quantity
 from collapse_jax.report import figures, profile
 from collapse_jax.report.graph import lanes
@@ -20,6 +21,7 @@ from collapse_jax.report.outcomes import (
     Outcome,
     agreements,
     headlines,
+    judged,
     outcomes,
     progress,
     sentence,
@@ -36,22 +38,24 @@ if TYPE_CHECKING:
 def render(e: Experiment) -> tuple[str, dict[str, bytes]]:
     """(the HTML, file name -> PNG)."""
     e = _shown(e)
-    panels = shown(e.records)
+    panels, measured = shown(e.records), judged(e)
     look = looks(e.arms)
     heads = headlines(panels)
     limits, clash = profile.limits(e)
     drawn = figures.draw(e, panels, heads, look)
+    summaries = {q: outcomes(measured[q], q.unit, limits) for q in heads}
     context = {
         "e": e,
         "look": look,
         "facts": _facts(e),
         "progress": progress(e.ids, e.parents, e.status),
         "sentences": [
-            sentence(q, outcomes(panels[q], q.unit)).replace(" ± ", "\u00a0±\u00a0") for q in heads
+            sentence(q, rows, limits.level).replace(" ± ", "\u00a0±\u00a0") for q, rows in summaries.items()
         ],
-        "summaries": [(quantity(q.metric, q.unit), outcomes(panels[q], q.unit)) for q in heads],
-        "agreements": _agreements(panels, heads),
-        "profile": profile.table(judge(panels, limits, profile.sizes(e)), limits),
+        "summaries": [(quantity(q.metric, q.unit), rows) for q, rows in summaries.items()],
+        "agreements": _agreements(measured, heads),
+        "profile": profile.table(judge(measured, limits, profile.sizes(e)), limits),
+        "limits": limits,
         "clash": clash,
         "samples": _samples(e),
         "real": REAL,
@@ -63,7 +67,7 @@ def render(e: Experiment) -> tuple[str, dict[str, bytes]]:
         "has_reference": bool(e.reference),
         "lanes_left_out": _lanes_left_out(e),
         "figures": drawn,
-        "digest": _digest(panels, heads, list(look)),
+        "digest": _digest(measured, heads, list(look), limits),
     }
     return _template().render(**context), {f.file: f.png for f in drawn.all()}
 
@@ -97,11 +101,11 @@ def _facts(e: Experiment) -> list[str]:
 
 
 def _digest(
-    panels: figures.Panels, heads: Sequence[Quantity], arms: Sequence[str]
+    panels: figures.Panels, heads: Sequence[Quantity], arms: Sequence[str], limits: Thresholds
 ) -> list[tuple[str, list[Outcome | None]]]:
     """(quantity, what came of it in each arm, None where it was not measured), the headline first."""
     order = [*heads, *(q for _, members in grouped(q for q in panels if q not in heads) for q in members)]
-    found = [(quantity(q.metric, q.unit), outcomes(panels[q], q.unit)) for q in order]
+    found = [(quantity(q.metric, q.unit), outcomes(panels[q], q.unit, limits)) for q in order]
     by_arm = [(name, {r.arm: r for r in rows}) for name, rows in found]
     return [(name, [rows.get(arm) for arm in arms]) for name, rows in by_arm]
 

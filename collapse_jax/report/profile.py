@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from collapse_jax.config import resolve
-from collapse_jax.measures.definitions import NO, NOT_APPLICABLE, UNDECIDED, YES, Finding, Profile
+from collapse_jax.measures.definitions import Finding, Profile
 from collapse_jax.measures.evidence import NAMES, Thresholds
+from collapse_jax.measures.verdicts import NO, NOT_APPLICABLE, UNDECIDED, YES
 from collapse_jax.report.load import Experiment
 from collapse_jax.report.words import listed, number, plus_minus, spoken, visible
 
@@ -76,8 +77,8 @@ def criteria(limits: Thresholds) -> list[str]:
 
     return [
         f"risk ratio > {limit(limits.catastrophic)}",
-        f"rise > {limit(limits.increase)}",
-        "outgrows log t: > 0",
+        f"rise > 0; none: within {100 * limits.margin:g} %",
+        f"rise keeps its pace; none: within {100 * limits.margin:g} %",
         f"exponent moves > {limit(limits.exponent)}",
         f"left < {limit(limits.variance)}",
         f"left < {limit(limits.modes)} or drop > {limit(limits.mass)}",
