@@ -12,6 +12,7 @@ from collapse_jax import mesh as meshes
 from collapse_jax.config import BadInput
 from collapse_jax.lanes import stack
 from collapse_jax.lineage import Generation
+from collapse_jax.report.words import visible
 from collapse_jax.sampling.writer import Sampler
 from collapse_jax.training import loop
 from collapse_jax.training.step import Trainer
@@ -21,7 +22,7 @@ from collapse_jax.verify import store_of
 def samples(workdir: Path, name: str, rows: int) -> Iterator[str]:
     """Rows 0, 1, ... of the generation whose id starts with `name`: text, or the names of the pictures written.
 
-    Pictures go to the current folder. Raises `BadInput`.
+    A line with its number stands above each text; control characters are spelt out. Pictures go to the current folder. Raises `BadInput`.
     """
     store = store_of(workdir)
     settings = experiment.resolve(files.read_json(workdir / "experiment.json")["config"])
@@ -43,8 +44,10 @@ def samples(workdir: Path, name: str, rows: int) -> Iterator[str]:
     batches = [batch for [(_, _, batch)] in sampler.batches(models, [stream], [[(0, rows)]], real)]
     drawn = {key: np.concatenate([batch[key] for batch in batches]) for key in family.spec}
     shown = family.show(model, drawn, real.read(0, min(rows, len(real))), rng.key("show", node.seed))
-    yield from shown.get("lines", ())
+    for index, text in enumerate(shown.get("lines", ())):
+        yield f"--- sample {index} ---"
+        yield visible(text)
     for index, picture in enumerate(shown.get("pictures", ())):
         path = Path(f"{node.id}-{index}.png")
         path.write_bytes(base64.b64decode(picture["png"]))
-        yield f"{path}: {picture['title']}"
+        yield f"{path}: {visible(picture['title'])}"

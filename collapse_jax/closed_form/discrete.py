@@ -50,7 +50,8 @@ class Discrete(Family):
     def problems(self) -> Iterator[str]:
         if self.kind != "weights":
             return
-        w = np.array(self.weights, float) if self.weights else np.zeros(0)
+        numbers = all(isinstance(x, int | float) for x in self.weights)
+        w = np.array(self.weights if numbers else (), float)
         if len(w) < 2 or not np.isfinite(w).all() or (w < 0).any():
             yield "weights must be at least two probabilities >= 0, e.g. (0.5, 0.3, 0.2)"
         elif abs(w.sum() - 1) > 1e-9:
