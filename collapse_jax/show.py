@@ -22,7 +22,8 @@ from collapse_jax.verify import store_of
 def samples(workdir: Path, name: str, rows: int) -> Iterator[str]:
     """Rows 0, 1, ... of the generation whose id starts with `name`: text, or the names of the pictures written.
 
-    A line with its number stands above each text; control characters are spelt out. Pictures go to the current folder. Raises `BadInput`.
+    A line with its number stands above each text, whose control characters are spelt out. Pictures go to the
+    current folder. Raises `BadInput`.
     """
     store = store_of(workdir)
     settings = experiment.resolve(files.read_json(workdir / "experiment.json")["config"])

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
