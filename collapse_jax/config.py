@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections.config_dict import FieldReference, RequiredValueError
 
 from collapse_jax.reading import MOST, Missing, Reading, home, names, plain
 
@@ -91,9 +92,21 @@ def each(kind: type, identity: bool = True) -> Any:
 def as_dict(given: Any) -> dict[str, Any]:
     """A ConfigDict or mapping as nested dicts. Raises `BadInput` where it cannot be read, e.g. a value is required."""
     try:
-        return given.to_dict() if isinstance(given, ConfigDict) else dict(given)
+        unset = list(_unset(given, "config"))
+        if not unset:
+            return given.to_dict() if isinstance(given, ConfigDict) else dict(given)
     except Exception as error:
         raise BadInput(f"config cannot be read ({type(error).__name__}: {error})") from error
+    raise BadInput(f"{', '.join(unset)} must be given, e.g. --{unset[0]}=VALUE")
+
+
+def _unset(group: Any, where: str) -> Iterator[str]:
+    """Dotted names of the placeholders in a ConfigDict that must be filled and are not."""
+    for key in group if isinstance(group, ConfigDict) else ():
+        try:
+            yield from _unset(group[key], f"{where}.{key}")
+        except RequiredValueError:
+            yield f"{where}.{key}"
 
 
 def dotted(given: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -141,19 +154,33 @@ def change(config: ConfigDict, name: str, value: Any, as_written: bool = False) 
     """
     group, rest = config, name
     while True:
-        keys = {str(key): key for key in group}
+        kinds = _kinds(group)
+        keys = {str(key): key for key in kinds}
         known = max((k for k in keys if rest == k or rest.startswith(f"{k}.")), key=len, default=None)
         if known is None:
             key, _, beyond = rest.partition(".")
             break
         key, beyond = keys[known], rest[len(known) + 1 :]
-        if not beyond or not issubclass(group.get_type(key), ConfigDict):
+        if not beyond or not issubclass(kinds[key], ConfigDict):
             break
         group, rest = group[key], beyond
     if as_written and not beyond:
-        value = _read(value, group.get_type(key) if key in group else object)
-    with group.unlocked(), group.ignore_type():
+        value = _read(value, kinds.get(key, object))
+    with contextlib.ExitStack() as opened:  # neither lock nor types stand in the way of what is judged later
+        if group.is_type_safe:
+            opened.enter_context(group.ignore_type())
+        if group.is_locked:
+            opened.enter_context(group.unlocked())
         group[key] = Missing(beyond) if beyond else value
+
+
+def _kinds(group: ConfigDict) -> dict[Any, type]:
+    """The type of every value, also of those that refer to others or must still be given."""
+    try:
+        fields = dict(group.items(preserve_field_references=True))
+    except TypeError as error:  # a ConfigDict sorts its names
+        raise BadInput(f"names of one group of the config must all be words ({error})") from error
+    return {k: v.get_type() if isinstance(v, FieldReference) else type(v) for k, v in fields.items()}
 
 
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:

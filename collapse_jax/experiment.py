@@ -15,7 +15,7 @@ from collapse_jax.config import BadInput, each, entries, number, text
 from collapse_jax.lineage import RECIPE_VERSION, generation_id
 from collapse_jax.measures.evidence import Thresholds
 from collapse_jax.measures.series import REFERENCE, reference_problems
-from collapse_jax.reading import shown
+from collapse_jax.reading import MOST, shown
 from collapse_jax.sampling.writer import Writing
 from collapse_jax.training.step import Training
 from collapse_jax.workflows import Arm, Mixture, Workflow
@@ -213,6 +213,9 @@ def _check(experiment: Experiment, arm: str, workflow: Workflow, real_rows: int)
         raise BadInput(
             f"arm {arm!r} needs {needed} real training rows and there are {real_rows}; lower config.rows"
         )
+    steps = max(m.budget for m in workflow.mixtures) // batch
+    if steps > MOST:
+        raise BadInput(f"arm {arm!r} fits for {steps:,} steps, more than {MOST:,}; lower config.train.epochs")
     least = min(workflow.mixtures, key=lambda m: m.budget)
     if least.budget < batch:
         raise BadInput(

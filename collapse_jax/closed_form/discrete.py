@@ -31,7 +31,7 @@ class Discrete(Family):
     """
 
     kind: str = choice("uniform", ("uniform", "zipf", "zipf_mandelbrot", "weights"))
-    symbols: int = number(10, 2)
+    symbols: int = number(10, 2, 1 << 24)
     exponent: float = number(1.5, 0.0)
     shift: float = number(2.7, 0.0)
     weights: tuple = ()
