@@ -166,6 +166,7 @@ def change(config: ConfigDict, name: str, value: Any, as_written: bool = False) 
         group, rest = group[key], beyond
     if as_written and not beyond:
         value = _read(value, kinds.get(key, object))
+    value = Door(value) if isinstance(value, Mapping) else value
     with contextlib.ExitStack() as opened:  # neither lock nor types stand in the way of what is judged later
         if group.is_type_safe:
             opened.enter_context(group.ignore_type())

@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import CONFIG
 from hypothesis import HealthCheck, given, settings
@@ -102,8 +101,9 @@ def test_settings_of_an_arm_from_the_command_line():
 def test_a_tilde_in_paths_is_the_home_folder(monkeypatch, arguments):
     monkeypatch.setenv("HOME", "/home/me")
     args = vars(parser().parse_args(arguments))
-    paths = [p for name in ("workdir", "store") for p in np.ravel(args.get(name))]
-    assert {p for p in paths if p is not None} == {Path("/home/me/w")}
+    workdir, store = args.get("workdir"), args.get("store")
+    paths = [*(workdir if isinstance(workdir, list) else [workdir]), store]
+    assert {path for path in paths if path is not None} == {Path("/home/me/w")}
 
 
 @pytest.mark.parametrize(("family", "name", "value", "expected"), [
@@ -181,7 +181,12 @@ CHANGES = st.lists(st.tuples(NAMES, VALUES, st.booleans()), min_size=1, max_size
 
 
 @pytest.mark.parametrize("file", [DIGITS, THEORY])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(changes=CHANGES)
 def test_a_config_resolves_or_gets_one_line(file, changes):
     try:

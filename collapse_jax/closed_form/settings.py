@@ -46,9 +46,9 @@ class Panel:
         if not self.arms:
             yield "arms is empty; name at least one, e.g. arms.replace.workflow = 'replace'"
         for name in self.metrics:
-            if name not in self.settings.units:
+            if not isinstance(name, str) or name not in self.settings.units:
                 near = hint(likely(str(name), self.settings.units))
-                yield f"metrics has {name!r} and {self.family} measures {', '.join(self.settings.units)}{near}"
+                yield f"metrics has {shown(name)} and {self.family} measures {', '.join(self.settings.units)}{near}"
         for name, arm in self.arms.items():
             try:
                 yield from (f"arms.{name}: {line}" for line in self.settings.refuses(self.workflow(arm)))
