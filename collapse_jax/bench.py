@@ -43,6 +43,7 @@ class Bench:
         self.experiment, self.seconds, self.compile_s = experiment, seconds, 0.0
         self.mesh = experiment.on(meshes.make)
         dataset, self.family, graph = run.prepare(experiment, store)
+        run.refuse_absurd(experiment, self.family)
         self.lanes = graph.lanes
         self.trainer = Trainer(self.family, experiment.train, self.mesh, self.lanes)
         self.real, self.test = dataset.rows("train"), dataset.rows("test")

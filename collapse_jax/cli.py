@@ -4,79 +4,23 @@ Kept short: it reads arguments, turns every foreseen failure into one line and a
 1 for a run that could not finish, 128 + signal when stopped), and calls the module that does the work.
 """
 
-import argparse
+import importlib
+import os
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from collapse_jax import arguments as arguments_
 from collapse_jax import config as settings_
 from collapse_jax import processes
 from collapse_jax.config import BadInput
 from collapse_jax.console import trouble
 from collapse_jax.interrupt import Interrupted
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see `{self.prog} --help`")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="collapse", allow_abbrev=False, description=sys.modules["collapse_jax"].__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-
-    def command(name: str, about: str, config: bool = True) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-        if config:
-            made.add_argument(
-                "--config",
-                required=True,
-                metavar="FILE.py",
-                help="settings; change any with --config.KEY=VALUE",
-            )
-            made.add_argument(
-                "--store",
-                type=Path,
-                metavar="DIR",
-                help="where generations and data live, to share between experiments (default: workdir)",
-            )
-        return made
-
-    run = command("run", "run an experiment, or resume it where it stopped")
-    run.add_argument("--workdir", type=Path, required=True, metavar="DIR")
-    run.add_argument(
-        "--sweep",
-        nargs="?",
-        const="all",
-        metavar="N",
-        help="run the points of the config's sweep() in turn, or point N alone",
-    )
-    plan = command("plan", "print what a run would do, without training")
-    plan.add_argument("--workdir", type=Path, metavar="DIR", help="count what is already there")
-    plan.add_argument(
-        "--device", default="", metavar="NAME", help="estimate the time on this accelerator, e.g. H100"
-    )
-    plan.add_argument(
-        "--price", type=float, default=0.0, metavar="X", help="of one device for an hour, to add up"
-    )
-    imported = command("import", "turn real data into rows, for later runs to find")
-    imported.add_argument("--workdir", type=Path, metavar="DIR")
-    bench = command("bench", "measure training and sampling speed at a config's shapes")
-    bench.add_argument("--json", action="store_true", help="print one JSON line")
-    bench.add_argument("--seconds", type=float, default=10.0, help="measured time for each of the two")
-    report = command(
-        "report", "rebuild the report of an experiment, or one of several side by side", config=False
-    )
-    report.add_argument("workdir", type=Path, nargs="+")
-    verify = command("verify", "re-hash every generation and all data of an experiment", config=False)
-    verify.add_argument("workdir", type=Path)
-    sample = command("sample", "print samples of a generation", config=False)
-    sample.add_argument("workdir", type=Path)
-    sample.add_argument("--generation", required=True, metavar="ID", help="the id, or its first letters")
-    sample.add_argument("-n", type=int, default=8, help="how many rows")
-    return parser
+ENGINES = {"chain": "collapse_jax.experiment", "closed_form": "collapse_jax.closed_form"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,10 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answered(arguments: Sequence[str] | None) -> int:
     try:
-        return _main(sys.argv[1:] if arguments is None else list(arguments))
+        code = _main(sys.argv[1:] if arguments is None else list(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except BadInput as error:
-        print(f"collapse: {error}", file=sys.stderr)
+        print(f"collapse: {_printable(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has enough; what Python still holds for it goes nowhere
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except processes.Lost as error:
         print(f"collapse: {error}; run the same command again", file=sys.stderr)
         return 1
@@ -101,85 +52,100 @@ def _answered(arguments: Sequence[str] | None) -> int:
         return 1
 
 
+def _printable(line: str) -> str:
+    """A line whose control characters a terminal shows, and does not obey."""
+    if line.isprintable():
+        return line
+    from collapse_jax.report.words import visible
+
+    return visible(line)
+
+
 def _main(arguments: list[str]) -> int:
-    args, left = _parser().parse_known_args(arguments)
+    args, left = arguments_.parser().parse_known_args(arguments)
     if left and not hasattr(args, "config"):
         raise BadInput(f"stray argument {left[0]!r}; see `collapse {args.command} --help`")
     return globals()[f"_{args.command}"](args, left)
 
 
-def _config(args: Any, overrides: Sequence[str]) -> Any:
-    return settings_.load(args.config, overrides)
-
-
-def _run(args: Any, overrides: list[str]) -> int:
-    config = _config(args, overrides)
-    if args.sweep is None:
-        return _run_one(config, args.workdir, args.store)
-    points = settings_.sweep(args.config)
-    if not points:
-        raise BadInput(f"{args.config} has no sweep(); run it without --sweep")
-    chosen = range(len(points)) if args.sweep == "all" else [_index(args.sweep, len(points))]
-    codes = []
-    for index in chosen:
-        config = _config(args, overrides)
-        config.update_from_flattened_dict(points[index])
-        codes.append(
-            _run_one(config, args.workdir / f"point-{index:03d}", args.store or args.workdir / "store")
-        )
-    return max(codes)
-
-
-def _index(given: str, points: int) -> int:
-    if not given.isdigit() or int(given) >= points:
-        raise BadInput(f"--sweep={given}: sweep() has points 0 to {points - 1}")
-    return int(given)
-
-
-def _is_closed_form(config: Any) -> bool:
+def _settings(args: Any, overrides: Sequence[str], point: Mapping[str, Any] | None = None) -> Any:
+    """The checked experiment of the config, perhaps at a point of its sweep: a chain or a closed form."""
+    config = settings_.load(args.config, overrides)
+    for name, value in (point or {}).items():
+        settings_.change(config, name, value)
     engine = config.get("engine", "chain")
-    if engine not in ("chain", "closed_form"):
+    if not isinstance(engine, str) or engine not in ENGINES:
         raise BadInput(f"config.engine={engine!r} is neither 'chain' nor 'closed_form'")
-    return engine == "closed_form"
+    return importlib.import_module(ENGINES[engine]).resolve(config)
 
 
 def _chain(args: Any, overrides: list[str]) -> Any:
     """Settings of a chain experiment, for the commands that only make sense there."""
-    from collapse_jax import experiment
-
-    config = _config(args, overrides)
-    if _is_closed_form(config):
+    settings = _settings(args, overrides)
+    if _is_closed_form(settings):
         raise BadInput(
             f"collapse {args.command} is for trained families; {args.config} is a closed form, just run it"
         )
-    return experiment.resolve(config)
+    return settings
 
 
-def _run_one(config: Any, workdir: Path, store: Path | None) -> int:
+def _is_closed_form(settings: Any) -> bool:
+    return getattr(settings, "engine", "chain") == "closed_form"
+
+
+def _run(args: Any, overrides: list[str]) -> int:
+    if args.sweep is None:
+        return _run_one(_settings(args, overrides), args.workdir, args.store)
+    points = settings_.sweep(args.config)
+    if not points:
+        raise BadInput(f"{args.config} has no sweep(); run it without --sweep")
+    chosen = range(len(points)) if args.sweep == "all" else [_index(args.sweep, len(points))]
+    checked = {index: _point(args, overrides, index, points[index]) for index in chosen}
+    store = args.store or args.workdir / "store"
+    return max(_run_one(one, args.workdir / f"point-{index:03d}", store) for index, one in checked.items())
+
+
+def _point(args: Any, overrides: list[str], index: int, point: Mapping[str, Any]) -> Any:
+    """The checked experiment at a point of the sweep. Raises `BadInput` naming the point."""
+    for override in overrides:
+        if (name := override.partition("=")[0].removeprefix("--config.")) in point:
+            raise BadInput(f"--config.{name} is what sweep() varies; leave it out, or run without --sweep")
+    try:
+        return _settings(args, overrides, point)
+    except BadInput as error:
+        raise BadInput(f"point {index} of sweep(): {error}") from error
+
+
+def _index(given: str, points: int) -> int:
+    if not given.isdecimal() or int(given) >= points:
+        raise BadInput(f"--sweep={given}: sweep() has points 0 to {points - 1}")
+    return int(given)
+
+
+def _run_one(settings: Any, workdir: Path, store: Path | None) -> int:
     processes.initialize()
-    if _is_closed_form(config):
+    if _is_closed_form(settings):
         if processes.count() > 1:
             raise BadInput(
                 "a closed form runs in one process, not in several; start one, with JAX_NUM_PROCESSES=1"
             )
         from collapse_jax import closed_form
 
-        return closed_form.run(closed_form.resolve(config), workdir, store)
-    from collapse_jax import experiment, run
+        return closed_form.run(settings, workdir, store)
+    from collapse_jax import run
 
-    return run.run(experiment.resolve(config), workdir, store)
+    return run.run(settings, workdir, store)
 
 
 def _plan(args: Any, overrides: list[str]) -> int:
-    config = _config(args, overrides)
-    if _is_closed_form(config):
+    settings = _settings(args, overrides)
+    if _is_closed_form(settings):
         from collapse_jax import closed_form
 
-        print(closed_form.describe(closed_form.resolve(config)))
+        print(closed_form.describe(settings))
         return 0
-    from collapse_jax import experiment, plan
+    from collapse_jax import plan
 
-    settings = experiment.resolve(config)
     with _store(args) as store:
         print(plan.describe(settings, store, plan.Offer(args.device, args.price), args.workdir))
     return 0
@@ -225,8 +191,6 @@ def _verify(args: Any, _: list[str]) -> int:
 def _sample(args: Any, _: list[str]) -> int:
     from collapse_jax import show
 
-    if args.n < 1:
-        raise BadInput(f"-n {args.n} must be at least 1")
     for line in show.samples(args.workdir, args.generation, args.n):
         print(line)
     return 0

@@ -1,6 +1,9 @@
 """What accelerators can do at best: dense bfloat16 FLOP/s, memory bandwidth and memory, as their makers state."""
 
+import os
 from typing import NamedTuple
+
+import jax
 
 from collapse_jax.config import BadInput
 
@@ -40,3 +43,19 @@ def of_kind(kind: str) -> Device | None:
         if name.lower() in kind.lower():
             return DEVICES[name]
     return next((DEVICES[name] for part, name in KINDS.items() if part in kind), None)
+
+
+def memory() -> float:
+    """Bytes that all devices of all processes have together; those of a CPU are its host's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"] * jax.device_count())
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count())
+
+
+def refuse_larger(needed: float, what: str, lower: str) -> None:
+    """Raises `BadInput` when `needed` bytes of something cannot lie in all devices together."""
+    if needed > (there := memory()):
+        raise BadInput(
+            f"{what} takes {needed / GB:,.1f} GB and there are {there / GB:,.1f} GB; lower {lower}"
+        )

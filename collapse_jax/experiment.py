@@ -12,12 +12,17 @@ from typing import Any
 from collapse_jax import config as settings_
 from collapse_jax import families, rng
 from collapse_jax import mesh as meshes
-from collapse_jax.config import BadInput, each, number, text
+from collapse_jax.config import BadInput, each, entries, number, text
 from collapse_jax.lineage import RECIPE_VERSION, generation_id
 from collapse_jax.measures.evidence import Thresholds
+from collapse_jax.measures.series import REFERENCE, reference_problems
+from collapse_jax.reading import MOST, shown
 from collapse_jax.sampling.writer import Writing
 from collapse_jax.training.step import Training
 from collapse_jax.workflows import Arm, Mixture, Workflow
+
+SEEDS = "a tuple of whole numbers >= 0: (3,) is seed 3 alone, (0, 1, 2) are three seeds"
+MOST_FITS = 1_000_000  # of an experiment: each is a folder on disk
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Experiment:
     name: str = text("experiment", identity=False)
     rows: int = number(0, 0)
     generations: int = number(5, 1)
-    seeds: tuple = (0, 1)
+    seeds: tuple = entries((0, 1), SEEDS)
     together: int = number(0, 0, identity=False)
     model: Any = None
     data: Any = None
@@ -67,18 +72,21 @@ class Experiment:
     mesh: MeshShape = MeshShape()
     arms: dict[str, Arm] = each(Arm)
     thresholds: Thresholds = field(default=Thresholds(), metadata={"identity": False})
-    reference: tuple = field(default=(), metadata={"identity": False})
+    reference: tuple = entries((), REFERENCE, identity=False)
 
     def problems(self) -> Iterator[str]:
         if not self.arms:
             yield "arms is empty; name at least one, e.g. arms.replace.workflow = 'replace'"
-        if not self.seeds or not all(isinstance(s, int) and s >= 0 for s in self.seeds):
-            yield f"seeds={self.seeds!r} must be a tuple of whole numbers >= 0, e.g. (0, 1)"
+        if not self.seeds or not all(type(s) is int and s >= 0 for s in self.seeds):
+            yield f"seeds={shown(self.seeds)} must be {SEEDS}"
         elif len(set(self.seeds)) < len(self.seeds):
-            yield f"seeds={self.seeds!r} repeats a seed"
-        for name in self.arms:
-            if not name or "/" in name:
-                yield f"arm name {name!r} must be a word without '/'"
+            yield f"seeds={shown(self.seeds)} repeats a seed"
+        if len(self.arms) * len(self.seeds) * self.generations > MOST_FITS:
+            yield (
+                f"{len(self.arms)} arms x {len(self.seeds)} seeds x {self.generations} generations are more than "
+                f"{MOST_FITS:,} fits; lower generations or seeds"
+            )
+        yield from reference_problems(self.reference)
 
     def on(self, make: Callable[..., Any]) -> Any:
         """The mesh that `make` makes of these settings, over which every batch can be split. Raises `BadInput`."""
@@ -102,9 +110,10 @@ def _blank(family: str) -> Experiment:
 
 def resolve(config: Any) -> Experiment:
     """Checked settings from a ConfigDict. Raises `BadInput` naming every problem."""
-    if not isinstance(config.get("family"), str):
+    given = settings_.as_dict(config)
+    if not isinstance(given.get("family"), str):
         raise BadInput("config.family is missing; name a family, e.g. 'transformer'")
-    return settings_.resolve(_blank(config["family"]), config)
+    return settings_.resolve(_blank(given["family"]), given)
 
 
 @dataclass
@@ -214,6 +223,9 @@ def _check(experiment: Experiment, arm: str, workflow: Workflow, real_rows: int)
         raise BadInput(
             f"arm {arm!r} needs {needed} real training rows and there are {real_rows}; lower config.rows"
         )
+    steps = max(m.budget for m in workflow.mixtures) // batch
+    if steps > MOST:
+        raise BadInput(f"arm {arm!r} fits for {steps:,} steps, more than {MOST:,}; lower config.train.epochs")
     least = min(workflow.mixtures, key=lambda m: m.budget)
     if least.budget < batch:
         raise BadInput(

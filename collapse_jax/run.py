@@ -17,6 +17,7 @@ from flax import nnx
 
 from collapse_jax import config as settings_
 from collapse_jax import (
+    devices,
     families,
     faults,
     files,
@@ -30,6 +31,7 @@ from collapse_jax import workdir as workdirs
 from collapse_jax.chain import Chain
 from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
+from collapse_jax.data.records import row_dtype
 from collapse_jax.experiment import Experiment, Graph, Node, plan
 from collapse_jax.metrics import compilations
 
@@ -119,8 +121,22 @@ def _together(experiment: Experiment, family: families.Family) -> int:
         return experiment.together
     if jax.default_backend() == "cpu":
         return experiment.mesh.seed
-    model = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
-    return max(experiment.mesh.seed, TOGETHER // sum(x.size for x in jax.tree.leaves(model)))
+    return max(experiment.mesh.seed, TOGETHER // _parameters(family))
+
+
+def _parameters(family: families.Family) -> int:
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: family.init(nnx.Rngs(0)))))
+
+
+def refuse_absurd(experiment: Experiment, family: families.Family) -> None:
+    """Raises `BadInput` where a model or a batch is larger than all memory, before any of it is made."""
+    count = _parameters(family)
+    with_optimizer = 3 * 4 * count  # float32 weights and the two moments of Adam
+    devices.refuse_larger(with_optimizer, f"a model of {count:,} parameters", "the sizes in config.model")
+    row = row_dtype(family.spec).itemsize
+    for name in ("train", "evaluate", "writing"):
+        size = getattr(experiment, name).batch_size
+        devices.refuse_larger(size * row, f"a batch of {size:,} rows", f"config.{name}.batch_size")
 
 
 class Run:
@@ -129,6 +145,7 @@ class Run:
     def __init__(self, experiment: Experiment, workdir: Path, store: Path, mesh: Any):
         self.experiment, self.workdir, self.store = experiment, workdir, store
         dataset, family, self.graph = prepare(experiment, store)
+        refuse_absurd(experiment, family)
         self.family, self.dataset = family, dataset
         self.weights = _weights(experiment)
         # the chain's own measure, in the unit of the family's loss

@@ -14,6 +14,7 @@ from collapse_jax import workdir as workdirs
 from collapse_jax.config import BadInput
 from collapse_jax.lanes import stack
 from collapse_jax.lineage import Generation
+from collapse_jax.report.words import visible
 from collapse_jax.sampling.writer import Sampler
 from collapse_jax.training import loop
 from collapse_jax.training.step import Trainer
@@ -22,15 +23,18 @@ from collapse_jax.training.step import Trainer
 def samples(workdir: Path, name: str, rows: int) -> Iterator[str]:
     """Rows 0, 1, ... of the generation whose id starts with `name`: text, or the names of the pictures written.
 
-    Pictures go to the current folder; nothing is written elsewhere. Raises `BadInput`.
+    A line with its number stands above each text, whose control characters are spelt out. Pictures go to the
+    current folder; nothing is written elsewhere. Raises `BadInput`.
     """
     with files.reading():
         name, shown = _shown(workdir, name, rows)
-    yield from shown.get("lines", ())
+    for index, text in enumerate(shown.get("lines", ())):
+        yield f"--- sample {index} ---"
+        yield visible(text)
     for index, picture in enumerate(shown.get("pictures", ())):
         path = Path(f"{name}-{index}.png")
         files.write_bytes(path, base64.b64decode(picture["png"]))
-        yield f"{path}: {picture['title']}"
+        yield f"{path}: {visible(picture['title'])}"
 
 
 def _shown(workdir: Path, name: str, rows: int) -> tuple[str, dict[str, Any]]:

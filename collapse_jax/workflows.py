@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from collapse_jax.config import BadInput, choice, number
+from collapse_jax.reading import MOST
 
 NAMES = (
     "replace",
@@ -26,6 +27,7 @@ NAMES = (
     "window",
     "table",
 )
+MOST_ENTRIES = 20_000_000  # of a table: a few GB of slices
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class Workflow:
                 f"a workflow needs at least 1 row, generation and epoch "
                 f"(rows={self.rows}, generations={self.generations}, epochs={self.epochs})"
             )
+        if self._entries() > MOST_ENTRIES:
+            raise BadInput(
+                f"workflow {self.arm.workflow!r} over generations={self.generations} is a table of "
+                f"{self._entries():,} entries; lower generations until there are at most {MOST_ENTRIES:,}"
+            )
         if self.arm.workflow == "table" and len(self.arm.table) < self.generations:
             raise BadInput(
                 f"table has {len(self.arm.table)} rows and generations={self.generations}; "
@@ -149,6 +156,16 @@ class Workflow:
                 raise BadInput(
                     f"real_rows={self.arm.real_rows} is more than the {self.rows} real rows; lower it"
                 )
+
+    def _entries(self) -> int:
+        """Entries of the table above 0, at most."""
+        whole = self.generations * (self.generations + 1) // 2
+        match self.arm.workflow:
+            case "accumulate" | "accumulate_subsample" | "table":
+                return whole
+            case "window":
+                return min(whole, self.arm.window * self.generations)
+        return min(whole, 2 * self.generations)
 
     @cached_property
     def mixtures(self) -> tuple[Mixture, ...]:
@@ -166,6 +183,11 @@ class Workflow:
                 f"workflow {self.arm.workflow!r} leaves generation {t} without rows; raise its shares"
             )
         pool = sum(s.rows for s in slices)
+        if pool > MOST:
+            raise BadInput(
+                f"workflow {self.arm.workflow!r}: generation {t} has {pool:,} rows to be fitted on; lower rows until "
+                f"there are at most {MOST:,}"
+            )
         take = min(self.rows, pool) if self.arm.workflow == "accumulate_subsample" else pool
         per_epoch = take if self.arm.budget == "epochs" else self.rows
         return Mixture(t, slices, take, self.epochs * per_epoch)

@@ -36,8 +36,8 @@ class Bigram(Family):
     """
 
     exponent: float = number(1.5, 0.0)
-    contexts: int = number(100, 1)
-    symbols: int = number(100, 2)
+    contexts: int = number(100, 1, 1 << 24)
+    symbols: int = number(100, 2, 1 << 24)
     teacher: str = choice("model", ("model", "perfect"))
     temperature: float = number(1.0)
     top_p: float = number(1.0)

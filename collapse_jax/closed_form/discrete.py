@@ -31,7 +31,7 @@ class Discrete(Family):
     """
 
     kind: str = choice("uniform", ("uniform", "zipf", "zipf_mandelbrot", "weights"))
-    symbols: int = number(10, 2)
+    symbols: int = number(10, 2, 1 << 24)
     exponent: float = number(1.5, 0.0)
     shift: float = number(2.7, 0.0)
     weights: tuple = ()
@@ -50,7 +50,8 @@ class Discrete(Family):
     def problems(self) -> Iterator[str]:
         if self.kind != "weights":
             return
-        w = np.array(self.weights, float) if self.weights else np.zeros(0)
+        numbers = all(isinstance(x, int | float) for x in self.weights)
+        w = np.array(self.weights if numbers else (), float)
         if len(w) < 2 or not np.isfinite(w).all() or (w < 0).any():
             yield "weights must be at least two probabilities >= 0, e.g. (0.5, 0.3, 0.2)"
         elif abs(w.sum() - 1) > 1e-9:

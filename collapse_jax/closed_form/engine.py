@@ -35,7 +35,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from collapse_jax import rng
+from collapse_jax import devices, rng
 from collapse_jax.closed_form import plan, scan
 from collapse_jax.closed_form.family import Family
 from collapse_jax.config import BadInput
@@ -129,9 +129,11 @@ def prepare(
     mesh = None if found.empty or "data" not in found.axis_names else found
     ways = 1 if mesh is None else mesh.shape["data"]
     with jax.enable_x64(True):
-        size = chunk or min(
-            LONGEST_CHUNK, max(1, CHUNK_BYTES // _bytes_of_a_seed(family, workflow, pool, how))
-        )
+        one = _bytes_of_a_seed(family, workflow, pool, how)
+    size = chunk or min(LONGEST_CHUNK, max(1, CHUNK_BYTES // one))
+    devices.refuse_larger(
+        min(size, seeds) * one, f"a chunk of {min(size, seeds):,} seeds", "rows, sizes or chunk"
+    )
     mapped = jax.vmap(chain)
     if mesh is not None:
         mapped = jax.shard_map(mapped, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)

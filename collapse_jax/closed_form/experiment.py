@@ -46,8 +46,11 @@ def _run_arms(experiment: ClosedForm, store: Path) -> dict[str, Path]:
     missing = [
         (name, p, arm) for name, p, arm in arms if not records.committed(paths[name], experiment.keep_seeds)
     ]
+    programs = {
+        name: _prepare(experiment, p, arm) for name, p, arm in missing
+    }  # refused before any is compiled
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-        ready = {name: pool.submit(_prepare(experiment, p, arm).compile) for name, p, arm in missing}
+        ready = {name: pool.submit(program.compile) for name, program in programs.items()}
         try:
             for at, (name, p, arm) in enumerate(missing, 1):
                 interrupt.poll()

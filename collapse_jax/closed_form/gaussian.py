@@ -47,7 +47,7 @@ class Gaussian(Family):
     n - 1. narrow: MAD's lambda, the factor on the covariance of every synthetic draw.
     """
 
-    dim: int = number(1, 1)
+    dim: int = number(1, 1, 65536)
     variance: float = number(1.0)
     covariance: str = choice("biased", ("biased", "unbiased"))
     narrow: float = number(1.0, 0.0)

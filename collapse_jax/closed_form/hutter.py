@@ -37,7 +37,7 @@ class Hutter(Family):
     """
 
     exponent: float = number(1.5, 0.0)
-    symbols: int = number(10_000, 2)
+    symbols: int = number(10_000, 2, 1 << 24)
     teacher: str = choice("model", ("model", "perfect"))
     temperature: float = number(1.0)
     rank_cut: int = number(0, 0)

@@ -43,7 +43,7 @@ class KernelDensity(Family):
     noise: float = number(0.05, 0.0)
     rule: str = choice("fixed", ("fixed", "scott", "silverman"))
     bandwidth: float = number(0.5)
-    test_rows: int = number(500, 1)
+    test_rows: int = number(500, 1, 1 << 24)
     frequency: float = number(1.0, 0.0)
     published_blobs_bug: bool = False
 

@@ -39,8 +39,8 @@ class Memory(Family):
     """
 
     exponent: float = number(1.5, 0.0)
-    symbols: int = number(1000, 2)
-    width: int = number(100, 1)
+    symbols: int = number(1000, 2, 1 << 24)
+    width: int = number(100, 1, 65536)
     strength: str = choice("seen", ("counts", "seen", "head"))
     rank_cut: int = number(0, 0)
     teacher: str = choice("perfect", ("model", "perfect"))

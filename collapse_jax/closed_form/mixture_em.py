@@ -43,14 +43,14 @@ class MixtureEM(Family):
     log-likelihood, where EM stops; steps: where it stops at the latest. test_rows: real rows that are scored.
     """
 
-    dim: int = number(2, 1)
+    dim: int = number(2, 1, 65536)
     separation: float = number(4.0, 0.0)
     deviation: float = number(0.9)
     share: float = number(0.5, 0.0, 1.0)
     floor: float = number(1e-6, 0.0)
     tolerance: float = number(1e-3, 0.0)
     steps: int = number(100, 1)
-    test_rows: int = number(500, 1)
+    test_rows: int = number(500, 1, 1 << 24)
 
     units: ClassVar = {
         "test_loss": "nats/row",

@@ -32,7 +32,7 @@ class Regression(Family):
     norm). design: inputs of a generation, "same" or "fresh". signal: variance of the entries of w*.
     """
 
-    dim: int = number(10, 1)
+    dim: int = number(10, 1, 65536)
     noise: float = number(1.0, 0.0)
     ridge: float = number(0.0, 0.0)
     design: str = choice("same", ("same", "fresh"))

@@ -17,8 +17,11 @@ from collapse_jax import config as settings_
 from collapse_jax.closed_form import families
 from collapse_jax.closed_form.engine import HOW
 from collapse_jax.closed_form.family import Family
-from collapse_jax.config import BadInput, choice, each, number, text
+from collapse_jax.config import BadInput, choice, each, entries, number, text
 from collapse_jax.measures.evidence import Thresholds
+from collapse_jax.measures.series import REFERENCE, reference_problems
+from collapse_jax.reading import Missing, name_problem, shown
+from collapse_jax.spelling import hint, likely
 from collapse_jax.workflows import Arm, Workflow
 
 
@@ -43,11 +46,10 @@ class Panel:
         if not self.arms:
             yield "arms is empty; name at least one, e.g. arms.replace.workflow = 'replace'"
         for name in self.metrics:
-            if name not in self.settings.units:
-                yield f"metrics has {name!r} and {self.family} measures {', '.join(self.settings.units)}"
+            if not isinstance(name, str) or name not in self.settings.units:
+                near = hint(likely(str(name), self.settings.units))
+                yield f"metrics has {shown(name)} and {self.family} measures {', '.join(self.settings.units)}{near}"
         for name, arm in self.arms.items():
-            if not name or "/" in name:
-                yield f"arm name {name!r} must be a word without '/'"
             try:
                 yield from (f"arms.{name}: {line}" for line in self.settings.refuses(self.workflow(arm)))
             except BadInput as error:
@@ -76,7 +78,10 @@ class ClosedForm:
     keep_seeds: bool = field(default=True, metadata={"identity": False})
     panels: Any = None
     thresholds: Thresholds = field(default=Thresholds(), metadata={"identity": False})
-    reference: tuple = field(default=(), metadata={"identity": False})
+    reference: tuple = entries((), REFERENCE, identity=False)
+
+    def problems(self) -> Iterator[str]:
+        yield from reference_problems(self.reference)
 
     def arms(self) -> Iterator[tuple[str, Panel, Arm]]:
         """(name in the records, panel, arm), in the order of the config."""
@@ -106,15 +111,15 @@ def template(name: str, panels: Mapping[str, Panel], **settings: Any) -> ConfigD
 
 def resolve(given: Mapping[str, Any] | ConfigDict) -> ClosedForm:
     """The experiment of a config. Raises `BadInput` naming every problem at once."""
-    plain: dict[str, Any] = given.to_dict() if isinstance(given, ConfigDict) else dict(given)
+    plain = settings_.as_dict(given)
     problems: list[str] = []
     panels = plain.pop("panels", None)
     if not isinstance(panels, Mapping) or not panels:
         problems.append("config.panels is empty; name at least one, e.g. {'gaussian': panel('gaussian')}")
         panels = {}
-    built = {name: _panel(name, values, problems) for name, values in panels.items()}
+    built = {str(name): _panel(str(name), values, panels, problems) for name, values in panels.items()}
     try:
-        rest = settings_.resolve(ClosedForm(), plain)
+        rest = settings_.resolve(ClosedForm(), plain, others=list(settings_.dotted(panels, "config.panels")))
     except BadInput as error:
         problems.append(str(error))
     if problems:
@@ -122,20 +127,26 @@ def resolve(given: Mapping[str, Any] | ConfigDict) -> ClosedForm:
     return dataclasses.replace(rest, panels=built)
 
 
-def _panel(name: str, given: Any, problems: list[str]) -> Panel | None:
+def _panel(name: str, given: Any, panels: Mapping[Any, Any], problems: list[str]) -> Panel | None:
     where = f"config.panels.{name}"
-    if not name or "/" in name:
-        problems.append(f"panel name {name!r} must be a word without '/'")
+    if isinstance(given, Missing):
+        there = [str(other) for other, value in panels.items() if not isinstance(value, Missing)]
+        near = hint(f"config.panels.{other}" for other in likely(name, there))
+        problems.append(f"{where} is not there{near} (there are {', '.join(there)})")
+        return None
+    if wrong := name_problem(name):
+        problems.append(f"config.panels: {shown(name)} {wrong}")
     if not isinstance(given, Mapping):
-        problems.append(f"{where}={given!r} must be a panel with family, settings, arms, rows, ...")
+        form = "a panel with family, settings, arms, rows, ...; make one with closed_form.panel()"
+        problems.append(f"{where}={shown(given)} must be {form}")
         return None
     family = given.get("family", "gaussian")
-    if family not in families.WHERE:
-        problems.append(f"{where}.family={family!r} is not one of {', '.join(families.WHERE)}")
+    if not isinstance(family, str) or family not in families.WHERE:
+        near = hint(likely(str(family), families.WHERE))
+        problems.append(f"{where}.family={shown(family)} is not one of {', '.join(families.WHERE)}{near}")
         return None
     blank: Family = families.kind(family)()
     try:
-        settings_.resolve(blank, given.get("settings") or {}, f"{where}.settings")
         return settings_.resolve(Panel(family, blank), given, where)
     except BadInput as error:
         problems.append(str(error))

@@ -35,8 +35,8 @@ class SharedModels(Family):
     separation: standard deviation of the tasks around the public one. noise: variance of a row, per dimension.
     """
 
-    models: int = number(5, 1)
-    dim: int = number(10, 1)
+    models: int = number(5, 1, 65536)
+    dim: int = number(10, 1, 65536)
     alpha: float = number(0.5, 0.0, 1.0)
     beta: float = number(0.5, 0.0, 1.0)
     separation: float = number(1.0, 0.0)

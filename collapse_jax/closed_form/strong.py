@@ -31,7 +31,7 @@ Arrays = dict[str, jax.Array]
 class Strong(Family):
     """dim: d. noise: label variance sigma^2. distance: c^2 = |w2 - w*|^2, in a random direction."""
 
-    dim: int = number(10, 1)
+    dim: int = number(10, 1, 65536)
     noise: float = number(1.0, 0.0)
     distance: float = number(1.0, 0.0)
 

@@ -35,7 +35,7 @@ class Verified(Family):
     labels: "noisy" flips the true label with probability p; "model" takes the classifier's own answer.
     """
 
-    dim: int = number(10, 1)
+    dim: int = number(10, 1, 65536)
     margin: float = number(1.0)
     wrong: float = number(0.4, 0.0, 1.0)
     keep_right: float = number(1.0, 0.0, 1.0)

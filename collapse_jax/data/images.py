@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import rng
-from collapse_jax.config import BadInput, choice, identity, number, text
+from collapse_jax.config import BadInput, choice, identity, number, path, text
 from collapse_jax.data import cache, image_sources, picture_reader, splits
 from collapse_jax.data.dataset import SPLITS, Dataset
 from collapse_jax.data.picture_reader import Reader, Scan
@@ -37,7 +37,7 @@ class ImageData:
     data_dir: where tfds keeps its files.
     """
 
-    source: str = text("builtin:digits")
+    source: str = path("builtin:digits")
     size: int = number(0, 0, 1024)
     fit: str = choice("crop", ("crop", "pad"))
     channels: int = number(0, 0, 3)
@@ -46,7 +46,7 @@ class ImageData:
     test: float = number(0.1, 0.0, 0.9)
     seed: int = number(0, 0)
     max_rows: int = number(0, 0)
-    data_dir: str = text("", identity=False)
+    data_dir: str = path("", identity=False)
 
     def problems(self) -> Iterator[str]:
         if wrong := image_sources.problem(self.source):

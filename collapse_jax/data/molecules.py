@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import rng
-from collapse_jax.config import BadInput, identity, number, text
+from collapse_jax.config import BadInput, identity, number, path
 from collapse_jax.data import cache, molecule_sources, splits
 from collapse_jax.data.chemistry import Entry, Molecule, Refused, build, checked
 from collapse_jax.data.dataset import SPLITS, Dataset
@@ -36,14 +36,14 @@ class MoleculeData:
     data_dir: where tfds keeps its files.
     """
 
-    source: str = text("builtin:molecules")
+    source: str = path("builtin:molecules")
     max_atoms: int = number(0, 0)
     conformations: int = number(10, 0)
     validation: float = number(0.1, 0.0, 0.9)
     test: float = number(0.1, 0.0, 0.9)
     seed: int = number(0, 0)
     max_rows: int = number(0, 0)
-    data_dir: str = text("", identity=False)
+    data_dir: str = path("", identity=False)
 
     def problems(self) -> Iterator[str]:
         if wrong := molecule_sources.problem(self.source):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import rng
-from collapse_jax.config import BadInput, choice, identity, number, text
+from collapse_jax.config import BadInput, choice, identity, number, path, text
 from collapse_jax.data import cache, packing, sources, tokenizers
 from collapse_jax.data.dataset import SPLITS, TOKENIZER, Dataset
 from collapse_jax.data.records import Row
@@ -32,7 +32,7 @@ class TextData:
     data_dir: where tfds and hf keep their files.
     """
 
-    source: str = text("builtin:python_docs")
+    source: str = path("builtin:python_docs")
     separator: str = text(tokenizers.SEPARATOR)
     tokenizer: str = choice("bpe", ("bytes", "bpe"))
     vocab_size: int = number(8000, 2)
@@ -42,7 +42,7 @@ class TextData:
     test: float = number(0.1, 0.0, 0.9)
     seed: int = number(0, 0)
     max_rows: int = number(0, 0)
-    data_dir: str = text("", identity=False)
+    data_dir: str = path("", identity=False)
 
     def problems(self) -> Iterator[str]:
         if wrong := sources.problem(self.source):

@@ -14,6 +14,7 @@ from flax import nnx
 
 from collapse_jax.config import BadInput
 from collapse_jax.data.records import Row, Spec
+from collapse_jax.spelling import hint, likely
 
 Batch = dict[str, jax.Array]
 Rows = Iterable[Mapping[str, np.ndarray]]  # batches of rows; may be iterated again
@@ -103,5 +104,5 @@ class Kind(Protocol):
 def kind(name: str) -> Any:
     """The module of the named family. Raises `BadInput`."""
     if name not in KINDS:
-        raise BadInput(f"config.family={name!r} is not one of {', '.join(KINDS)}")
+        raise BadInput(f"config.family={name!r} is not one of {', '.join(KINDS)}{hint(likely(name, KINDS))}")
     return importlib.import_module(KINDS[name])

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from collapse_jax import files
-from collapse_jax.config import text
+from collapse_jax.config import path
 from collapse_jax.data import images as data_images
 from collapse_jax.data.dataset import Dataset
 from collapse_jax.data.images import ImageData
@@ -43,7 +43,7 @@ class Data(ImageData):
         "auto": the classifier where the rows have labels, random ones otherwise.
     """
 
-    features: str = text("auto")
+    features: str = path("auto")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

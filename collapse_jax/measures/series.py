@@ -2,15 +2,42 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from collapse_jax.measures.stats import LEVEL, Estimate, column_estimates, quantile, zscores
+from collapse_jax.reading import shown
 
 Record = Mapping[str, Any]
+REFERENCE = (
+    "a tuple of published curves, each "
+    "{'label': ..., 'arm': ..., 'metric': ..., 'points': ((generation, value), ...)}"
+)
+
+
+def reference_problems(reference: Sequence[Any]) -> Iterator[str]:
+    """A line for every published curve in the settings that cannot be drawn."""
+    for index, curve in enumerate(reference):
+        if not isinstance(curve, Mapping):
+            yield f"reference[{index}]={shown(curve)} must be a curve; reference is {REFERENCE}"
+            continue
+        for key in ("label", "arm", "metric"):
+            if not isinstance(curve.get(key), str | None):
+                yield f"reference[{index}].{key}={shown(curve[key])} must be a string"
+        points = curve.get("points", ())
+        if not isinstance(points, list | tuple) or not all(map(_is_point, points)):
+            yield f"reference[{index}].points={shown(points)} must be pairs of numbers (generation, value)"
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, list | tuple)
+        and len(point) == 2
+        and all(isinstance(x, int | float | None) for x in point)
+    )
 
 
 class Quantity(NamedTuple):

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from collapse_jax import files
 from collapse_jax.config import BadInput
@@ -20,6 +21,7 @@ from collapse_jax.report.outcomes import judged, summary
 from collapse_jax.report.page import render
 
 COLUMNS = ("arm", "seed", "generation", "generation_id", "metric", "value", "unit", "split", "predicted")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take the first letter of a formula to be
 PLAIN = {str, int, float, type(None)}
 
 __all__ = ["build", "build_many", "conclusion", "records_csv"]
@@ -81,13 +83,21 @@ def _encodable(text: str, errors: str) -> str:
 
 
 def records_csv(records: Iterable[Record]) -> str:
-    """Every field of every record; null is empty, numbers keep all their digits, nested values are JSON."""
+    """Every field of every record; null is empty, numbers keep all their digits, nested values are JSON.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
     records = list(records)
     extra = sorted({key for r in records for key in r} - set(COLUMNS))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, *extra])
+    writer.writerow(map(_cell, (*COLUMNS, *extra)))
     for r in records:
-        cells = (r.get(key) for key in (*COLUMNS, *extra))
-        writer.writerow([x if type(x) in PLAIN else json.dumps(x) for x in cells])
+        writer.writerow(_cell(r.get(key)) for key in (*COLUMNS, *extra))
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value if type(value) in PLAIN else json.dumps(value)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from textwrap import fill, shorten
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from collapse_jax.measures.series import Curve
 from collapse_jax.report.style import INK, spread, whole_ticks
+from collapse_jax.report.words import cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,10 +81,10 @@ def _limits(low: float, high: float, bars: np.ndarray) -> tuple[float, float]:
 
 
 def wrapped(names: Sequence[str]) -> list[str]:
-    """Long names on two lines where there are few names, cut where there are many."""
+    """Long names on up to three lines where there are few names, cut where there are many."""
     if len(names) <= WRAPPED:
-        return [fill(shorten(name, 80, placeholder=" …"), WRAP) for name in names]
-    return [name if len(name) <= 44 else name[:43] + "…" for name in names]
+        return [fill(cut(name, 80), WRAP) for name in names]
+    return [cut(name, 44) for name in names]
 
 
 def label_ends(axes: "Axes", ends: Sequence[End]) -> None:

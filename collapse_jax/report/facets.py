@@ -7,7 +7,7 @@ import numpy as np
 
 from collapse_jax.report.shows import Histogram, Shares
 from collapse_jax.report.style import INK, QUIET, Look, png, text_width, whole_ticks
-from collapse_jax.report.words import spoken
+from collapse_jax.report.words import cut, spoken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def share_stack(by_arm: Mapping[str, Mapping[int, Shares]], looks: Mapping[str, 
     kept, names = _classes(first)
     names = [*names, REST_NAME] if len(kept) < len(first.names) else names
     columns = sorted({t for by_t in by_arm.values() for t in by_t})
-    labels = [name if len(name) <= 18 else name[:17] + "…" for name in names]
+    labels = [cut(name, 18) for name in names]
 
     def plot(axes: "Axes", arm: str) -> None:
         by_t = {t: s for t, s in by_arm[arm].items() if s.names == first.names}
@@ -180,7 +180,7 @@ def _fitting(arm: str, inches: float) -> tuple[str, float]:
     """A name and the size at which it fits, cut where it would be too small."""
     size = min(10.5, 10.5 * inches / text_width([arm], 11.0))
     most = int(inches / text_width(["x"], 8.4))
-    return (arm, size) if size >= 8 else (arm if len(arm) <= most else arm[: most - 1] + "…", 8.0)
+    return (arm, size) if size >= 8 else (cut(arm, most), 8.0)
 
 
 def _legend(figure: "Figure", keys: Sequence[tuple[str, Any, str]], x: float, y: float) -> None:

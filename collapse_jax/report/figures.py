@@ -13,7 +13,7 @@ from collapse_jax.report.graph import lanes, lineage
 from collapse_jax.report.load import Experiment
 from collapse_jax.report.order import grouped
 from collapse_jax.report.style import Look
-from collapse_jax.report.words import explained, listed, plural, quantity, visible
+from collapse_jax.report.words import cut, explained, listed, plural, quantity, visible
 from collapse_jax.report.workflow_tables import workflow_table
 
 SHOWN_ARMS = 12  # of which pictures, shares and histograms are drawn
@@ -72,7 +72,8 @@ def draw(e: Experiment, panels: Panels, heads: Sequence[Quantity], looks: Mappin
     used: set[str] = set()
 
     def named(stem: str) -> str:
-        stem = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_").lower()[:60] or "figure"
+        stem = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_").lower() or "figure"
+        stem = cut(stem, 60).replace("…", "_")
         while stem in used:
             stem += "_2"
         used.add(stem)

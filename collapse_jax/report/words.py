@@ -108,6 +108,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def cut(name: str, most: int) -> str:
+    """A name of at most `most` letters that keeps both its ends: names made by a sweep differ in the last letters."""
+    tail = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
+
+
 def visible(text: str) -> str:
     """Text safe to show: line ends and tabs stay; control, format and unpaired characters are spelt out.
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from collapse_jax import checkpoint, rng
-from collapse_jax.config import choice, number, text
+from collapse_jax.config import choice, number, path
 from collapse_jax.families import Batch, Family
 from collapse_jax.lanes import over
 
@@ -46,7 +46,7 @@ class Training:
     b2: float = number(0.95, 0.0, 0.99999)
     clip: float = number(1.0, 1e-8)
     ema: float = number(0.0, 0.0, 0.999999)
-    init: str = text("fresh")
+    init: str = path("fresh")
     checkpoint_every: int = number(1000, 1, identity=False)
     log_every: int = number(50, 1, identity=False)
     dispatch: int = number(1, 1, 10_000, identity=False)
