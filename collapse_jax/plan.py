@@ -16,7 +16,8 @@ from collapse_jax import devices, flops, run
 from collapse_jax import mesh as meshes
 from collapse_jax.console import duration
 from collapse_jax.data.records import row_dtype
-from collapse_jax.experiment import Experiment
+from collapse_jax.data.dataset import summary
+from collapse_jax.experiment import Experiment, left_out
 from collapse_jax.families import Family
 from collapse_jax.lanes import axis
 from collapse_jax.lineage import Generation
@@ -81,6 +82,9 @@ def describe(experiment: Experiment, store: Path, offer: Offer | None = None) ->
     ]
     if chip is not None:
         lines += _time((training, sampling), chip, mesh.size, offer)
+    data = summary(dataset)
+    lines += [f"note           {line}" for line in [*data["notes"], *left_out(experiment, graph)]]
+    lines += [f"WARNING: {line}" for line in data["warnings"]]
     lines += [f"WARNING: {line}" for line in _warnings(state + (temporary or 0), chip, disk, store)]
     return "\n".join(lines)
 

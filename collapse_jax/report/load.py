@@ -22,7 +22,8 @@ class Experiment:
     tables: arm -> expected rows used, float [generations, generations], entry [t - 1, k] of source k.
     ids: arm -> seed -> generation ids from t = 1; status: id -> committed, missing or diverged.
     shows: arm -> generation -> what people look at.
-    settings: (experiment, resolved config); versions: (experiment, {name: version}).
+    settings: (experiment, resolved config); versions: (experiment, {name: version}); data: (experiment, what is
+    known of its real rows, see `data.dataset.summary`).
     """
 
     name: str
@@ -38,6 +39,7 @@ class Experiment:
     reference: tuple[dict[str, Any], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     versions: tuple[tuple[str, dict[str, str]], ...] = ()
+    data: tuple[tuple[str, dict[str, Any]], ...] = ()
     records: tuple[Record, ...] = ()
     shows: dict[str, dict[int, Show]] = field(default_factory=dict)
 
@@ -86,9 +88,17 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
         ),
         settings=((name, raw.get("config") or {}),),
         versions=((name, versions),),
+        data=((name, _data(raw["real_data"])),) if raw.get("real_data") else (),
         records=tuple(records),
         shows={arm: read_shows(store, chains) for arm, chains in ids.items()},
     )
+
+
+def _data(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """(title, words) of what is known of the real rows, and sentences on them."""
+    facts = {"source": raw.get("source", "?"), **(raw.get("about") or {}), **(raw.get("splits") or {})}
+    sentences = {name: [str(line) for line in raw.get(name) or ()] for name in ("notes", "warnings")}
+    return {"facts": [(str(title), str(words)) for title, words in facts.items()], **sentences}
 
 
 def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -131,6 +141,7 @@ def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
     labels = [label for label, _ in named]
     settings = [config for e in parts for _, config in e.settings]
     versions = [versions for e in parts for _, versions in e.versions]
+    data = [(label, known) for label, e in zip(labels, parts, strict=True) for _, known in e.data]
     return Experiment(
         name=" + ".join(labels),
         generations=max(e.generations for e in parts),
@@ -145,6 +156,7 @@ def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
         reference=tuple(reference.values()),
         settings=tuple(zip(labels, settings, strict=True)),
         versions=tuple(zip(labels, versions, strict=True)),
+        data=tuple(data),
         records=tuple(r for e in parts for r in e.records),
         shows=_union(e.shows for e in parts),
     )
