@@ -217,7 +217,11 @@ def left_out(experiment: Experiment, graph: Graph) -> list[str]:
     size = experiment.train.batch_size
     rest = {arm: max(m.budget % size for m in w.mixtures) for arm, w in graph.workflows.items()}
     arms = ", ".join(f"{arm} {rows}" for arm, rows in rest.items() if rows)
-    return [f"rows beyond the last whole batch of {size}, not drawn, at most in a fit of: {arms}"] if arms else []
+    return (
+        [f"rows beyond the last whole batch of {size}, not drawn, at most in a fit of: {arms}"]
+        if arms
+        else []
+    )
 
 
 def _node(

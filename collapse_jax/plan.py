@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 from collapse_jax import devices, flops, run
 from collapse_jax import mesh as meshes
 from collapse_jax.console import duration
-from collapse_jax.data.records import row_dtype
 from collapse_jax.data.dataset import summary
+from collapse_jax.data.records import row_dtype
 from collapse_jax.experiment import Experiment, left_out
 from collapse_jax.families import Family
 from collapse_jax.lanes import axis

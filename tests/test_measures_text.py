@@ -26,7 +26,11 @@ def batches(width, lists, size=3):
         tokens = np.full((len(part), width), VOCAB - 1, np.uint16)
         for i, row in enumerate(part):
             tokens[i, : len(row)] = row
-        yield {"tokens": tokens, "length": np.array([len(row) for row in part], np.int32), "prompt": none(part)}
+        yield {
+            "tokens": tokens,
+            "length": np.array([len(row) for row in part], np.int32),
+            "prompt": none(part),
+        }
 
 
 def none(rows):

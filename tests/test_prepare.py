@@ -177,7 +177,9 @@ def test_held_out_rows_that_are_training_rows_are_a_warning(corpus, tmp_path):
     assert "WARNING    4 of 4 test rows" in datasets.describe(dataset)
     cut = sum(len(f"the same beginning{'.' * 20} {i}") + 1 - 16 for i in range(40))
     [note] = dataset.info["notes"]
-    assert note.startswith(f"documents longer than a row, cut: 40 of 40; {cut / (cut + 640):.1%} of the tokens")
+    assert note.startswith(
+        f"documents longer than a row, cut: 40 of 40; {cut / (cut + 640):.1%} of the tokens"
+    )
 
 
 def test_tokens_and_rows_that_are_left_out_are_told(corpus, tmp_path):

@@ -73,7 +73,9 @@ def test_text_without_separators_is_split_into_paragraphs_or_lines(tmp_path):
         (tmp_path / place).mkdir()
         corpus = sources.documents(write(tmp_path / place, a=breaks.join(speeches) + breaks))
         assert corpus.texts == speeches
-        assert corpus.notes == ["the separator '<|endoftext|>' is nowhere in the text: its 12 paragraphs are the documents"]
+        assert corpus.notes == [
+            "the separator '<|endoftext|>' is nowhere in the text: its 12 paragraphs are the documents"
+        ]
     lines = [f"name {i}" for i in range(30)]
     corpus = sources.documents(write(tmp_path, a="\n".join(lines)))
     assert corpus.texts == lines and "30 lines" in corpus.notes[0]
@@ -133,7 +135,9 @@ def test_what_is_no_text_is_named(tmp_path, kind):
     assert kind in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["BZhang met a fox", "PK is short for player", "PAR1 was", "Rar! he said", "7z"])
+@pytest.mark.parametrize(
+    "text", ["BZhang met a fox", "PK is short for player", "PAR1 was", "Rar! he said", "7z"]
+)
 def test_text_that_begins_like_an_archive_is_text(tmp_path, text):
     assert texts(write(tmp_path, a=text)) == [text]
 
@@ -284,7 +288,9 @@ def test_tfds_without_tensorflow(prepared_tfds, name, expected):
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("split, rows", [("train[:50%]", 3), ("train[2:4]", 2), ("train[:1]+validation[:1]", 2)])
+@pytest.mark.parametrize(
+    "split, rows", [("train[:50%]", 3), ("train[2:4]", 2), ("train[:1]+validation[:1]", 2)]
+)
 def test_tfds_slices(prepared_tfds, split, rows):
     assert len(texts(f"tfds:tiny_stories_of_tests:{split}", data_dir=str(prepared_tfds))) == rows
 
@@ -315,7 +321,9 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     stories = [f"story {i} of the fox" for i in range(12)]
     tables = {
-        "nulls/train": {"text": [None if i % 4 == 0 else "" if i == 5 else text for i, text in enumerate(stories)]},
+        "nulls/train": {
+            "text": [None if i % 4 == 0 else "" if i == 5 else text for i, text in enumerate(stories)]
+        },
         "large/train": {"text": pa.array(stories, pa.large_string()), "id": list(range(12))},
         "view/train": {"text": pa.array(stories, pa.string_view())},
         "ids/train": {"id": [f"doc-{i}" for i in range(12)], "url": ["u"] * 12, "content": stories},

@@ -100,7 +100,11 @@ def _tfds(name: str, data_dir: str, column: str, label_column: str) -> Pictures:
     decode: Any = tensorflow_datasets.decode
     name, split = tfds.name_and_split(name, "")
     builder = tfds.builder(name, data_dir)
-    source, images, labels = f"tfds:{name}", tfds.features(builder, "Image"), tfds.features(builder, "ClassLabel")
+    source, images, labels = (
+        f"tfds:{name}",
+        tfds.features(builder, "Image"),
+        tfds.features(builder, "ClassLabel"),
+    )
     image = columns.choose(source, "image", images, columns.IMAGE, column, "config.data.column")
     label = columns.choose(source, "label", labels, columns.LABEL, label_column, "config.data.label")
     if image is None:

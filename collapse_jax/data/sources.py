@@ -38,9 +38,7 @@ def problem(source: str) -> str | None:
     return None
 
 
-def documents(
-    source: str, separator: str = "<|endoftext|>", data_dir: str = "", column: str = ""
-) -> Corpus:
+def documents(source: str, separator: str = "<|endoftext|>", data_dir: str = "", column: str = "") -> Corpus:
     """The documents of a source, empty ones dropped.
 
     separator: string between the documents of a text file (see `text_files.documents`).

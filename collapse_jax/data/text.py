@@ -108,7 +108,11 @@ def _fill(draft: cache.Draft, settings: TextData, corpus: sources.Corpus) -> dic
         },
         "notes": [
             *corpus.notes,
-            *([f"documents that are copies of others: {copies:,}; they lie in the same split"] if copies else []),
+            *(
+                [f"documents that are copies of others: {copies:,}; they lie in the same split"]
+                if copies
+                else []
+            ),
             *_left_out(settings, counts),
         ],
         "warnings": [

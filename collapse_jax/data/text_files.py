@@ -15,7 +15,7 @@ MARKS = {
 }
 """Byte order marks, those that begin like another first."""
 
-ZEROS = {(0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE", (0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE"}
+ZEROS = {"0111": "UTF-32LE", "1110": "UTF-32BE", "0101": "UTF-16LE", "1010": "UTF-16BE"}
 """Where among four bytes mostly Latin text has its zeros."""
 
 UNPACK, OTHERWISE = "unpack it first", "give the text that it holds"
@@ -81,7 +81,7 @@ def _other_kind(raw: bytes) -> str | None:
     encoding = next((name for name, marks in MARKS.items() if raw.startswith(marks)), None)
     zeros = raw.count(0)
     if zeros and not encoding:
-        encoding = ZEROS.get(tuple(int(raw[i::4].count(0) * 8 > len(raw)) for i in range(4)))
+        encoding = ZEROS.get("".join(str(int(raw[i::4].count(0) * 8 > len(raw))) for i in range(4)))
     if encoding:
         return f"is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8"
     if zeros:

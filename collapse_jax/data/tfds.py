@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from collapse_jax.config import BadInput
 
 EXTRA = ("importlib_resources", "pandas", "six")  # what the extra 'tfds' installs
@@ -59,7 +61,7 @@ def texts(builder: Any) -> list[str]:
     return sorted(
         name
         for name, feature in builder.info.features.items()
-        if feature.shape == () and feature.np_dtype == object
+        if feature.shape == () and np.dtype(feature.np_dtype).kind == "O"
     )
 
 
