@@ -443,7 +443,7 @@ def test_reused_by_content_and_given_as_rows(folder, tmp_path, monkeypatch):
     assert prepare(data, tmp_path / "s") == first
     assert prepare(ImageData(source=f"rows:{first.path}"), tmp_path / "t") == first
     assert not (tmp_path / "t").exists()
-    with pytest.raises(BadInput, match="rows of image, label, and rows of tokens, length are needed"):
+    with pytest.raises(BadInput, match="rows of image, label, and rows of tokens, length, prompt are needed"):
         prepare_text(TextData(source=f"rows:{first.path}"), tmp_path / "t")
 
 
