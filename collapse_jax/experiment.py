@@ -234,6 +234,18 @@ def _check(experiment: Experiment, arm: str, workflow: Workflow, real_rows: int)
         )
 
 
+def left_out(experiment: Experiment, graph: Graph) -> list[str]:
+    """In words, the rows that fits do not draw because every step takes a whole batch."""
+    size = experiment.train.batch_size
+    rest = {arm: max(m.budget % size for m in w.mixtures) for arm, w in graph.workflows.items()}
+    arms = ", ".join(f"{arm} {rows}" for arm, rows in rest.items() if rows)
+    return (
+        [f"rows beyond the last whole batch of {size}, not drawn, at most in a fit of: {arms}"]
+        if arms
+        else []
+    )
+
+
 def _node(
     experiment: Experiment,
     mixture: Mixture,

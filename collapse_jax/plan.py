@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from collapse_jax import devices, flops, run
 from collapse_jax import mesh as meshes
 from collapse_jax.console import duration
+from collapse_jax.data.dataset import summary
 from collapse_jax.data.records import row_dtype
-from collapse_jax.experiment import Experiment
+from collapse_jax.experiment import Experiment, left_out
 from collapse_jax.families import Family
 from collapse_jax.lanes import axis
 from collapse_jax.lineage import Generation
@@ -86,6 +87,9 @@ def describe(
     ]
     if chip is not None:
         lines += _time((training, sampling), chip, mesh.size, offer)
+    data = summary(dataset)
+    lines += [f"note           {line}" for line in [*data["notes"], *left_out(experiment, graph)]]
+    lines += [f"WARNING: {line}" for line in data["warnings"]]
     lines += [f"WARNING: {line}" for line in _warnings(state + (temporary or 0), chip, disk, store)]
     return "\n".join(lines)
 

@@ -31,8 +31,9 @@ from collapse_jax import workdir as workdirs
 from collapse_jax.chain import Chain
 from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
+from collapse_jax.data.dataset import summary
 from collapse_jax.data.records import row_dtype
-from collapse_jax.experiment import Experiment, Graph, Node, plan
+from collapse_jax.experiment import Experiment, Graph, Node, left_out, plan
 from collapse_jax.metrics import compilations
 
 REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report while it runs
@@ -230,9 +231,20 @@ class Run:
                 "what was there stays in the store"
             )
 
+    def _real_data(self) -> dict[str, Any]:
+        """What people should know of the real rows and of what of them is used."""
+        known = summary(self.chain.dataset)
+        return {**known, "notes": [*known["notes"], *left_out(self.experiment, self.graph)]}
+
     def _introduce(self) -> None:
         from clu import parameter_overview
 
+        data = self._real_data()
+        say("; ".join([f"data: {data['source']}", *(f"{title}: {x}" for title, x in data["about"].items())]))
+        for note in data["notes"]:
+            say(f"note: {note}")
+        for warning in data["warnings"]:
+            loud(warning)
         graph, done = self.graph, sum(s == "committed" for s in self.status.values())
         model = self.chain.trainer.abstract["model"]
         tree = {
@@ -346,6 +358,7 @@ class Run:
                 "versions": provenance.versions(),
                 "device": provenance.device(),
                 "reference": list(e.reference),
+                "real_data": self._real_data(),
             },
             "".join(json.dumps(record) + "\n" for record in self._records()),
         )

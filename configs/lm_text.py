@@ -14,7 +14,7 @@ def get_config(source: str = "builtin:python_docs") -> ConfigDict:
     config.arms = {name: {"workflow": name} for name in ("replace", "accumulate_subsample", "accumulate")}
     config.generations = 5
     config.seeds = (0, 1, 2)
-    config.rows = 2000
+    config.rows = 1200
 
     config.data.source = source
     config.data.vocab_size = 1024

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from conftest import CONFIG, collapse, outcome
 
 from collapse_jax import cli, config, experiment, files
@@ -50,6 +51,22 @@ def test_records_follow_the_contract(toy_run):
     )  # train_loss, test_loss, entropy, sample_loss_under_first
     order = [(r["arm"], r["seed"], r["generation"], r["metric"]) for r in found]
     assert order == sorted(order)
+
+
+def test_what_is_known_of_the_data_is_printed_and_in_the_report(workdir, capsys, monkeypatch):
+    told = {"about": {"column": "story"}, "notes": ["nulls: 3"], "warnings": ["9 <b> test rows"]}
+    monkeypatch.setattr(
+        toy.Dataset, "info", {"source": "toy", "splits": {"test": {"rows": 7, "nulls": 0}}, **told}
+    )
+    assert cli.main(["run", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    out, err = capsys.readouterr()
+    assert "data: toy; column: story\nnote: nulls: 3\n" in out and "WARNING: 9 <b> test rows" in err
+    page = (workdir / "report.html").read_text()
+    assert "Warning: 9 &lt;b&gt; test rows" in page and ">nulls: 3<" in page
+    assert '<td>column</td><td class="left">story</td>' in page and ">7 rows<" in page
+    assert cli.main(["plan", f"--config={CONFIG}", f"--workdir={workdir}"]) == 0
+    planned = capsys.readouterr().out
+    assert "nulls: 3" in planned and "WARNING: 9 <b> test rows" in planned
 
 
 def test_mixtures_are_what_the_workflow_says(toy_run):

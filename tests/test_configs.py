@@ -3,6 +3,7 @@
 After a change that is meant: `GOLDEN=write pytest tests/test_configs.py`, and read the diff.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -42,6 +43,45 @@ def test_every_sweep_point_resolves(name):
         loaded = config.load(path)
         loaded.update_from_flattened_dict(point)
         experiment.resolve(loaded)
+
+
+OFFLINE = {"transformer": "builtin:python_docs", "vae": "builtin:digits", "diffusion": "builtin:digits"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_data_of_every_config_is_enough_for_it(name, store):
+    """Of every config whose data is here and made in seconds: what its own defaults ask for is there."""
+    from collapse_jax.data import images, text
+
+    settings = experiment.resolve(config.load(str(ROOT / "configs" / name)))
+    if OFFLINE.get(settings.family) != settings.data.source:
+        pytest.skip(f"{settings.data.source} is not here, or takes minutes")
+    if settings.family == "transformer":
+        dataset = text.prepare(settings.data, store)
+    else:  # without the features that samples are judged by, which take a fit
+        fields = {f.name for f in dataclasses.fields(images.ImageData)}
+        dataset = images.prepare(images.ImageData(**{k: getattr(settings.data, k) for k in fields}), store)
+    graph = experiment.plan(settings, dataset.digest, dataset.row_count("train"))
+    assert graph.per_arm == len(settings.arms) * len(settings.seeds) * settings.generations
+
+
+def test_rows_beyond_the_last_whole_batch_are_told():
+    settings = experiment.resolve(config.load(str(ROOT / "configs" / "quickstart.py")))
+
+    def told(rows):
+        changed = dataclasses.replace(settings, rows=rows)
+        return experiment.left_out(changed, experiment.plan(changed, "", 2000))
+
+    assert told(1000) == []  # 2 epochs of 1,000 rows in steps of 8
+    [line] = told(1002)  # 2,004 draws; `accumulate` also makes 4,008, 6,012, ... of them
+    assert line.endswith(
+        "batch of 8, not drawn, at most in a fit of: accumulate 4, accumulate_subsample 4, replace 4"
+    )
 
 
 def test_paper_one_has_the_published_sizes():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,8 @@ def weights():
 def batch(rows=4):
     draw = np.random.default_rng(0)
     tokens = draw.integers(0, 256, (rows, LENGTH)).astype(np.uint16)
-    return {"tokens": tokens, "length": np.array([LENGTH, 3, 1, 7], np.int32)[:rows]}
+    length = np.array([LENGTH, 3, 1, 7], np.int32)[:rows]
+    return {"tokens": tokens, "length": length, "prompt": np.zeros_like(length)}
 
 
 def test_loss_counts_the_first_length_tokens_given_those_before(tmp_path, weights):
@@ -54,6 +56,22 @@ def test_loss_counts_the_first_length_tokens_given_those_before(tmp_path, weight
     nats, tokens, _ = jax.jit(made.loss)(weights, rows, jax.random.key(0), 0.0)
     assert float(nats) == pytest.approx(total, rel=1e-5)
     assert float(tokens) == 21
+
+
+@pytest.mark.parametrize("prompt_loss", [True, False])
+def test_loss_on_prompts_counts_in_fits_where_the_setting_says_so(tmp_path, weights, prompt_loss):
+    made = family(tmp_path, prompt_tokens=2, prompt_loss=prompt_loss)
+    rows = batch()
+    sampled = {**rows, "prompt": np.array([2, 2, 1, 0], np.int32)}
+    whole_BT, _ = jax.jit(partial(made._losses, prompts=True))(weights, rows)
+    drawn = [whole_BT[i, p:].sum() for i, p in enumerate(sampled["prompt"])]
+    nats, tokens, _ = jax.jit(made.loss)(weights, sampled, jax.random.key(0), 0.0)
+    assert float(nats) == pytest.approx(float(whole_BT.sum() if prompt_loss else sum(drawn)), rel=1e-5)
+    assert float(tokens) == (21 if prompt_loss else 16)
+    # what samples are scored with never counts what they were given
+    weigh = np.array([1, 1, 1, 0], np.float32)
+    nats, tokens = jax.jit(made.evaluate)(weights, sampled, weigh, None)["test_loss"]
+    assert float(nats) == pytest.approx(float(sum(drawn[:3])), rel=1e-5) and float(tokens) == 9
 
 
 def test_losses_in_parts_are_those_in_one(tmp_path, weights):
@@ -89,6 +107,7 @@ def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
     given = {
         "tokens": np.tile(np.arange(LENGTH, dtype=np.uint16), (400, 1)),
         "length": np.full(400, LENGTH, np.int32),
+        "prompt": np.zeros(400, np.int32),
     }
     for packing in ("packed", "document"):
         made = family(tmp_path, packing, prompt_tokens=2)
@@ -96,6 +115,7 @@ def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
         assert {k: (v.shape[1:], str(v.dtype)) for k, v in rows.items()} == made.spec
         assert rows["tokens"].max() < IDS
         np.testing.assert_array_equal(rows["tokens"][:, :2], np.tile([0, 1], (400, 1)))
+        np.testing.assert_array_equal(rows["prompt"], 2)
         for tokens, length in zip(rows["tokens"], rows["length"], strict=True):
             ends = np.flatnonzero(tokens == SEPARATOR)
             if packing == "packed" or not len(ends):
@@ -103,6 +123,16 @@ def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
             else:
                 assert length == ends[0] + 1 and np.all(tokens[length:] == SEPARATOR)
         assert np.any(rows["tokens"] == SEPARATOR)
+
+
+def test_a_row_that_ends_in_its_prompt_is_all_prompt(tmp_path, weights):
+    ended = np.full((2, LENGTH), SEPARATOR, np.uint16)
+    ended[:, 0] = 7
+    rows = {"tokens": ended, "length": np.full(2, 2, np.int32), "prompt": np.zeros(2, np.int32)}
+    made = family(tmp_path, "document", prompt_tokens=5)
+    drawn = jax.tree.map(np.asarray, jax.jit(made.sample)(weights, jax.random.split(jax.random.key(0)), rows))
+    assert drawn["length"].tolist() == drawn["prompt"].tolist() == [2, 2]
+    assert made.measure(None, [drawn], [rows], [rows])["copied_rows"] == 1.0
 
 
 def test_derived_metrics_and_units(tmp_path):
@@ -116,8 +146,11 @@ def test_derived_metrics_and_units(tmp_path):
     assert math.isfinite(made.derive({"test_loss": 1e6})["perplexity"])
     found |= made.measure(None, [batch()], [batch()], [batch()])
     assert set(found) <= set(UNITS)
-    rows = {"tokens": np.frombuffer(b"hello you", np.uint8)[None], "length": np.array([5])}
+    tokens = np.frombuffer(b"hello you", np.uint8)[None]
+    rows = {"tokens": tokens, "length": np.array([5]), "prompt": np.array([2])}
     assert made.show(None, rows, batch(), jax.random.key(0)) == {"lines": ["hello"]}
+    prompted = family(tmp_path, prompt_tokens=2).show(None, rows, batch(), jax.random.key(0))
+    assert prompted == {"lines": ["hello"], "prompts": ["he"]}
 
 
 def test_equal_settings_are_one_static_value(tmp_path):

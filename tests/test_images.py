@@ -1,5 +1,6 @@
 """Real images into rows: every source, crop and colour against slow loops, splits by group, and what is refused."""
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -340,6 +341,8 @@ def prepared_tfds(tmp_path_factory):
             features = tfds.features.FeaturesDict({
                 "image": tfds.features.Image(shape=(None, None, 3)), "attributes": {"young": np.bool_},
                 "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                "mask": tfds.features.Image(shape=(None, None, 1)),
+                "season": tfds.features.ClassLabel(names=["dry", "wet", "cold"]),
             })  # fmt: skip
             return tfds.core.DatasetInfo(builder=self, features=features)
 
@@ -348,7 +351,8 @@ def prepared_tfds(tmp_path_factory):
 
         def _generate_examples(self, first, last):
             for i in range(first, last):
-                yield i, {"image": io.BytesIO(png(images[i])), "label": i % 2, "attributes": {"young": True}}
+                pictures = {"image": io.BytesIO(png(images[i])), "mask": io.BytesIO(png(255 - images[i]))}
+                yield i, {**pictures, "label": i % 2, "season": i % 3, "attributes": {"young": True}}
 
     directory = tmp_path_factory.mktemp("tfds")
     PicturesOfTests(data_dir=directory, file_format="array_record").download_and_prepare()
@@ -362,6 +366,13 @@ def test_tfds(prepared_tfds, tmp_path):
     assert contents(dataset, ["train", "validation"]) == expected(images[:8], np.arange(8) % 2)
     assert contents(dataset, ["test"]) == expected(images[8:], np.arange(4) % 2)
     assert dataset.info["classes"] == ["cat", "dog"]
+    assert dataset.info["about"]["columns"] == "image (pictures), label (classes)"
+    masks = dataclasses.replace(data, column="mask", label="season")
+    masked = prepare(masks, tmp_path)
+    assert contents(masked, ["test"]) == expected(255 - images[8:], np.arange(8, 12) % 3)
+    assert masked.info["about"]["columns"] == "mask (pictures), season (classes)"
+    with pytest.raises(BadInput, match=r"config\.data\.column='label' is no image column .*: image, mask"):
+        prepare(dataclasses.replace(data, column="label"), tmp_path)
     part = ImageData(source="tfds:pictures_of_tests:1.*.*:train", data_dir=str(directory))
     assert contents(prepare(part, tmp_path)) == expected(images[:8], np.arange(8) % 2)
     with pytest.raises(BadInput, match="'nights'"):
@@ -432,7 +443,7 @@ def test_reused_by_content_and_given_as_rows(folder, tmp_path, monkeypatch):
     assert prepare(data, tmp_path / "s") == first
     assert prepare(ImageData(source=f"rows:{first.path}"), tmp_path / "t") == first
     assert not (tmp_path / "t").exists()
-    with pytest.raises(BadInput, match="rows of image, label, and rows of tokens, length are needed"):
+    with pytest.raises(BadInput, match="rows of image, label, and rows of tokens, length, prompt are needed"):
         prepare_text(TextData(source=f"rows:{first.path}"), tmp_path / "t")
 
 

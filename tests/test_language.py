@@ -54,7 +54,7 @@ def test_every_metric_is_there(done):
     found = measured(done, "replace", 2)
     assert set(found) == {
         "test_loss", "perplexity", "bits_per_byte", "train_loss", "unigram_entropy", "distinct_1", "distinct_2",
-        "distinct_3", "tail_recall", "mean_length", "sample_loss_under_first",
+        "distinct_3", "tail_recall", "mean_length", "copied_rows", "sample_loss_under_first",
     }  # fmt: skip
     assert all(math.isfinite(v) for v in found.values())
 
@@ -84,7 +84,7 @@ def test_units_of_loss_agree(done):
 
 
 def test_measures_of_the_samples_by_counting(done):
-    found, tokens = measured(done, "replace", 2), samples(done, "replace", 2)["tokens"]
+    found, tokens = measured(done, "replace", 2), samples(done, "replace", 2)["tokens"][:, 3:]  # as drawn
     words = [tuple(row) for row in tokens.tolist()]
     counts: dict[int, int] = {}
     for word in (w for row in words for w in row):
@@ -105,6 +105,7 @@ def test_prompts_are_real_and_rows_differ(done):
 
 
 def test_the_fit_learned_and_the_sample_loss_is_the_models(done):
+    assert np.all(samples(done, "replace", 1)["prompt"] == 3)
     found = measured(done, "replace", 1)
     assert found["test_loss"] < math.log(300) - 0.3
     # under generation 1, generation 1's own samples cost about its entropy: well below a uniform model's

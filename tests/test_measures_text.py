@@ -26,7 +26,15 @@ def batches(width, lists, size=3):
         tokens = np.full((len(part), width), VOCAB - 1, np.uint16)
         for i, row in enumerate(part):
             tokens[i, : len(row)] = row
-        yield {"tokens": tokens, "length": np.array([len(row) for row in part], np.int32)}
+        yield {
+            "tokens": tokens,
+            "length": np.array([len(row) for row in part], np.int32),
+            "prompt": none(part),
+        }
+
+
+def none(rows):
+    return np.zeros(len(rows), np.int32)
 
 
 @given(rows())
@@ -53,12 +61,30 @@ def test_measures_equal_slow_loops(case):
 @given(rows(), rows(), st.integers(1, 8))
 @settings(max_examples=50, deadline=None)
 def test_measure_uses_the_first_rows_only(real, sampled, limit):
-    real_counts = text.token_counts(batches(*real), VOCAB)
+    known = list(batches(*real))
     width, lists = sampled
-    found = text.measure(batches(width, lists), real_counts, rows=limit)
-    assert found == text.measure(batches(width, lists[:limit], size=1), real_counts)
+    found = text.measure(batches(width, lists), known, VOCAB, rows=limit)
+    assert found == text.measure(batches(width, lists[:limit], size=1), known, VOCAB)
     assert set(found) == set(text.UNITS)
     assert found["mean_length"] == sum(map(len, lists[:limit])) / len(lists[:limit])
+
+
+@given(rows(), st.integers(0, 6))
+@settings(max_examples=50, deadline=None)
+def test_prompts_are_left_out(sampled, prompt):
+    width, lists = sampled
+    real = list(batches(width, lists))
+    prompts = [{**batch, "prompt": np.minimum(batch["length"], prompt)} for batch in batches(width, lists)]
+    drawn = list(batches(width, [row[prompt:] for row in lists]))
+    found, expected = text.measure(prompts, real, VOCAB), text.measure(drawn, real, VOCAB)
+    assert {**found, "copied_rows": 0} == {**expected, "copied_rows": 0}
+    assert found["copied_rows"] == 1.0
+
+
+def test_copied_rows_by_hand():
+    real = list(batches(4, [[1, 2, 3], [4], [5, 5, 5, 5], []]))
+    assert text.copied_rows(batches(4, [[1, 2, 3], [1, 2], [5, 5, 5, 5], [5, 5, 5, 6]]), real) == 0.5
+    assert text.copied_rows(batches(6, [[4], [3, 2, 1]]), real) == 0.5  # whatever the width of the rows
 
 
 def test_tail_recall_by_hand():
@@ -79,7 +105,8 @@ def test_uniform_entropy_is_log_of_the_vocabulary():
 
 def test_ngrams_of_large_vocabularies_stay_apart_or_are_refused():
     big = (1 << 21) - 1
-    batch = {"tokens": np.array([[big, 0, big, big, 0, big]], np.int32), "length": np.array([6], np.int32)}
+    [batch] = batches(6, [[0] * 6])
+    batch["tokens"] = np.array([[big, 0, big, big, 0, big]], np.int32)
     assert text.distinct_n([batch], 3) == 3 / 4  # big 0 big occurs twice
     with pytest.raises(ValueError, match="63 bits"):
-        text.distinct_n([{"tokens": batch["tokens"] + 1, "length": batch["length"]}], 3)
+        text.distinct_n([{**batch, "tokens": batch["tokens"] + 1}], 3)

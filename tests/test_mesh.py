@@ -85,7 +85,7 @@ def losses(**shape):
     tokens = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 64)).astype(np.uint16)
     found, step = [], None
     for rows in tokens:
-        batch = {"tokens": rows, "length": np.full((1, 16), 64, np.int32)}
+        batch = {"tokens": rows, "length": np.full((1, 16), 64, np.int32), "prompt": np.zeros((1, 16), np.int32)}
         placed = mesh.place(m, batch, None, "data")
         step = step or trainer.step.lower(state, placed, steps, keys).compile()
         state, metrics = step(state, placed, steps, keys)

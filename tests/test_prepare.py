@@ -126,7 +126,7 @@ def test_rows_hold_the_documents_of_their_split(corpus, tmp_path):
 def test_counts_of_tokens_and_bytes(corpus, tmp_path, tokenizer, kind):
     data = text_data(corpus, tokenizer=tokenizer, packing=kind, vocab_size=270)
     dataset = prepare(data, tmp_path)
-    assert dataset.spec == {"tokens": ((32,), "uint16"), "length": ((), "int32")}
+    assert dataset.spec == {"tokens": ((32,), "uint16"), "length": ((), "int32"), "prompt": ((), "int32")}
     for split in ("train", "validation", "test"):
         rows, counts = all_rows(dataset, split), dataset.info["splits"][split]
         scored = [t[:n] for t, n in zip(rows["tokens"], rows["length"], strict=True)]
@@ -139,6 +139,72 @@ def test_counts_of_tokens_and_bytes(corpus, tmp_path, tokenizer, kind):
     nats_per_token = np.log(256) * counts["bytes"] / counts["tokens"]
     assert dataset.bits_per_byte(nats_per_token) == pytest.approx(8)
     assert "documents" in datasets.describe(dataset)
+
+
+@given(
+    copies=st.lists(st.integers(0, 20), min_size=3, max_size=60).filter(lambda ids: len(set(ids)) > 2),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_copies_lie_in_one_split(copies, seed):
+    documents = [f"Story {i}" if k % 2 else f"  STORY\n{i}" for k, i in enumerate(copies)]
+    groups = split_documents(documents, TextData(seed=seed, validation=0.2, test=0.2))
+    assert sorted(d for group in groups.values() for d in group) == sorted(documents)
+    numbers = [{d.split()[1] for d in group} for group in groups.values()]
+    assert all(numbers) and sum(map(len, numbers)) == len(set(copies))
+
+
+def test_two_different_documents_are_too_few(tmp_path):
+    with pytest.raises(BadInput, match=r"has 2 document\(s\)"):
+        split_documents(["a", "b", "a", " A "], TextData())
+
+
+def test_copies_are_told(corpus, tmp_path):
+    corpus.write_text("<|endoftext|>".join([*STORIES, STORIES[0].upper(), STORIES[1]]))
+    info = prepare(text_data(corpus, packing="document", row_length=200), tmp_path).info
+    assert "documents that are copies of others: 2; they lie in the same split" in info["notes"]
+    assert info["warnings"] == []
+
+
+def test_held_out_rows_that_are_training_rows_are_a_warning(corpus, tmp_path):
+    # documents that begin alike are the same rows once they are cut
+    corpus.write_text("<|endoftext|>".join(f"the same beginning{'.' * 20} {i}" for i in range(40)))
+    dataset = prepare(text_data(corpus, packing="document", row_length=16), tmp_path)
+    assert [dataset.info["splits"][s].get("copies_of_training_rows") for s in datasets.SPLITS] == [None, 4, 4]
+    assert [w.partition(";")[0] for w in dataset.info["warnings"]] == [
+        "4 of 4 validation rows are also training rows",
+        "4 of 4 test rows are also training rows",
+    ]
+    assert "WARNING    4 of 4 test rows" in datasets.describe(dataset)
+    cut = sum(len(f"the same beginning{'.' * 20} {i}") + 1 - 16 for i in range(40))
+    [note] = dataset.info["notes"]
+    assert note.startswith(
+        f"documents longer than a row, cut: 40 of 40; {cut / (cut + 640):.1%} of the tokens"
+    )
+
+
+def test_tokens_and_rows_that_are_left_out_are_told(corpus, tmp_path):
+    info = prepare(text_data(corpus, max_rows=3), tmp_path).info
+    counts = info["splits"]
+    ends = ", ".join(f"{s} {n}" for s in datasets.SPLITS if (n := counts[s]["dropped_tokens"]))
+    assert f"tokens at the end that fill no row, left out: {ends}" in info["notes"] and "test" in ends
+    assert "training text beyond max_rows=3 is left out" in info["notes"]
+
+
+def test_notes_of_the_source_are_part_of_the_data(tmp_path):
+    parts = [f"line {i} of a text that has no separator" for i in range(30)]
+    for breaks, name in (("\n", "without"), ("<|endoftext|>", "with")):
+        (tmp_path / name).write_text(breaks.join(parts))
+    without, separated = (prepare(text_data(tmp_path / name), tmp_path) for name in ("without", "with"))
+    assert without.digest == separated.digest and without.path != separated.path  # equal rows, told otherwise
+    assert "30 lines" in "".join(without.info["notes"]) and "lines" not in "".join(separated.info["notes"])
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 2)])
+def test_digests_are_of_the_tokens_that_count(lengths):
+    tokens = np.array([[1, 2, 3, 9], [1, 2, 3, 8]], np.uint16)
+    first, second = packing.digests({"tokens": tokens, "length": np.array(lengths)})
+    assert (first == second) == (lengths[0] == lengths[1])
 
 
 def test_bpe_learns_from_the_training_split_only(corpus, tmp_path):

@@ -88,6 +88,15 @@ def test_first_bpe_merge_is_the_most_frequent_pair():
     assert tokenizer.pieces[257] == b"xy"
 
 
+@pytest.mark.parametrize("text", ["ab" * 3000, "x" * 3000, "狐狸" * 800, " " * 3000 + "end"])
+def test_runs_without_blanks_are_cut_for_merges_and_come_back_whole(text, tmp_path):
+    tokenizer = tokenizers.BPETokenizer.train([text, *TRAIN], 300)
+    assert max(map(len, tokenizer.pieces)) <= tokenizers.LONGEST
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for made in (tokenizer, tokenizers.load(tmp_path / "tokenizer.json")):
+        assert made.decode(made.encode([text])[0]) == text
+
+
 def test_byte_ids_are_bytes():
     tokenizer = tokenizers.ByteTokenizer()
     assert tokenizer.vocab_size == 257

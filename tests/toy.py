@@ -42,6 +42,10 @@ class Dataset:
     digest: str
     counts: dict
 
+    @property
+    def info(self) -> dict:
+        return {"source": "toy", "splits": {name: {"rows": rows} for name, rows in self.counts.items()}}
+
     def rows(self, split: str) -> RowSource:
         return RowSource([(self.path / f"{split}.array_record", self.counts[split])], SPEC)
 

@@ -24,8 +24,8 @@ class Dataset:
 
     digest: identity of its content (spec and files), for the recipes of generations.
     info: what the manifest says: `splits` (name -> counts, of which `rows`), `files`, `key`, `source`,
-        `settings`, for people `about` (title -> words) and `notes` (sentences), and what its kind of data adds:
-        text has `vocab_size` and `separator_id`, and counts `tokens` (that are scored) and `bytes` (of text
+        `settings`, for people `about` (title -> words), `notes` and `warnings` (sentences), and what its kind of
+        data adds: text has `vocab_size` and `separator_id`, and counts `tokens` (that are scored) and `bytes` (of text
         they stand for) in each split.
     """
 
@@ -98,12 +98,21 @@ def open_dataset(path: Path) -> Dataset:
 
 def describe(dataset: Dataset) -> str:
     """Lines for people: where the rows are, what they hold and what was left out."""
-    info = dataset.info
     rows = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in dataset.spec.items())
-    said = {"data": dataset.path, "digest": dataset.digest, "source": info.get("source", "?"), "rows": rows}
-    lines = [f"{title:<10} {words}" for title, words in {**said, **info.get("about", {})}.items()]
-    for name in sorted(info["splits"], key=SPLITS.index):
-        counts = info["splits"][name]
+    place = {"data": dataset.path, "digest": dataset.digest}
+    facts = summary(dataset)
+    about = {**place, "source": facts["source"], "rows": rows, **facts["about"], **facts["splits"]}
+    lines = [f"{title:<10} {words}" for title, words in about.items()]
+    lines += [f"note       {note}" for note in facts["notes"]]
+    return "\n".join(lines + [f"WARNING    {warning}" for warning in facts["warnings"]])
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """What people should know of the rows: `source`, `about`, `splits` (name -> words), `notes`, `warnings`."""
+    splits = {}
+    for name in sorted(dataset.info["splits"], key=SPLITS.index):
+        counts = dataset.info["splits"][name]
         others = (f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if what != "rows" and n)
-        lines.append(f"{name:<10} " + ", ".join([f"{counts['rows']:,} rows", *others]))
-    return "\n".join(lines + [f"note       {note}" for note in info.get("notes", [])])
+        splits[name] = ", ".join([f"{counts['rows']:,} rows", *others])
+    told = {"source": "?", "about": {}, "notes": [], "warnings": []}
+    return {name: dataset.info.get(name, empty) for name, empty in told.items()} | {"splits": splits}

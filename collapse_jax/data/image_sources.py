@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax.config import BadInput
-from collapse_jax.data import image_arrays, tfds
+from collapse_jax.data import columns, image_arrays, tfds
 from collapse_jax.data.pictures import HELD_OUT, Encoded, Pictures
 
 KINDS = (
@@ -31,10 +31,11 @@ def problem(source: str) -> str | None:
     return None
 
 
-def load(source: str, data_dir: str = "") -> Pictures:
+def load(source: str, data_dir: str = "", column: str = "", label: str = "") -> Pictures:
     """The pictures of a source that `problem` has passed, other than rows:DIR. Raises `BadInput`.
 
-    data_dir: where TFDS keeps its files ("": its own default).
+    data_dir: where TFDS keeps its files ("": its own default). column, label: of a TFDS table that hold the pictures
+    and their classes ("": see `columns.choose`).
     """
     kind, _, name = source.partition(":")
     return {
@@ -42,7 +43,7 @@ def load(source: str, data_dir: str = "") -> Pictures:
         "npz": lambda: image_arrays.npz(name),
         "idx": lambda: image_arrays.idx_files(name),
         "images": lambda: _files(name),
-        "tfds": lambda: _tfds(name, data_dir),
+        "tfds": lambda: _tfds(name, data_dir, column, label),
     }[kind]()
 
 
@@ -92,14 +93,20 @@ def _listed(name: str) -> tuple[Path, list[Path]]:
     return Path(*folders[:depth]), found
 
 
-def _tfds(name: str, data_dir: str) -> Pictures:
+def _tfds(name: str, data_dir: str, column: str, label_column: str) -> Pictures:
     """The split that is named, else all of train with the validation and test splits that the dataset has."""
     import tensorflow_datasets
 
     decode: Any = tensorflow_datasets.decode
     name, split = tfds.name_and_split(name, "")
     builder = tfds.builder(name, data_dir)
-    image, label = _feature(builder, "Image", "image"), _feature(builder, "ClassLabel", "label")
+    source, images, labels = (
+        f"tfds:{name}",
+        tfds.features(builder, "Image"),
+        tfds.features(builder, "ClassLabel"),
+    )
+    image = columns.choose(source, "image", images, columns.IMAGE, column, "config.data.column")
+    label = columns.choose(source, "label", labels, columns.LABEL, label_column, "config.data.label")
     if image is None:
         raise BadInput(f"tfds:{name} has no image feature; choose a dataset with one")
     if builder.info.features[image].np_dtype not in (np.uint8, np.uint16):
@@ -128,9 +135,5 @@ def _tfds(name: str, data_dir: str) -> Pictures:
 
     classes = () if label is None else tuple(builder.info.features[label].names)
     held_out = [HELD_OUT.get(s, "") if len(parts) > 1 else "" for s, rows in parts for _ in range(len(rows))]
-    return Pictures(int(bounds[-1]), Encoded(), read, where, classes, held_out)
-
-
-def _feature(builder: Any, kind: str, preferred: str) -> str | None:
-    found = tfds.features(builder, kind)
-    return preferred if preferred in found else next(iter(found), None)
+    taken = {"columns": f"{image} (pictures), {label or 'none'} (classes)"}
+    return Pictures(int(bounds[-1]), Encoded(), read, where, classes, held_out, about=taken)

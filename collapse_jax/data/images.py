@@ -35,6 +35,7 @@ class ImageData:
         hold some out.
     max_rows: at most so many training rows, drawn at random (0: all).
     data_dir: where tfds keeps its files.
+    column, label: of a tfds table that hold the pictures and their classes; "": image and label, or the only ones.
     """
 
     source: str = path("builtin:digits")
@@ -47,6 +48,8 @@ class ImageData:
     seed: int = number(0, 0)
     max_rows: int = number(0, 0)
     data_dir: str = path("", identity=False)
+    column: str = text("")
+    label: str = text("")
 
     def problems(self) -> Iterator[str]:
         if wrong := image_sources.problem(self.source):
@@ -74,13 +77,13 @@ def prepare(settings: ImageData, store: Path) -> Dataset:
         raise BadInput("; ".join(problems))
     if settings.source.startswith("rows:"):
         return cache.given(settings.source, ("image", "label"))
-    pictures = image_sources.load(settings.source, settings.data_dir)
+    pictures = image_sources.load(settings.source, settings.data_dir, settings.column, settings.label)
     scan = picture_reader.scan(pictures)
     groups = _groups(settings, pictures, scan)
-    matter = {k: v for k, v in identity(settings).items() if k not in ("source", "group")}
+    matter = {k: v for k, v in identity(settings).items() if k not in ("source", "group", "column", "label")}
     entries = zip(scan.digests, scan.labels_N.tolist(), pictures.held_out, groups, strict=True)
     key = cache.key(
-        {"version": VERSION, "classes": pictures.classes, **matter},
+        {"version": VERSION, "classes": pictures.classes, "about": pictures.about, **matter},
         (repr(entry).encode() for entry in sorted(entries)),
     )
 
@@ -150,7 +153,7 @@ def _fill(
         name: np.bincount(scan.labels_N[rows] + 1, minlength=len(classes) + 1)[1:]
         for name, rows in chosen.items()
     }
-    about = {"images": f"{height} x {width}, {'colour' if channels == 3 else 'grey'}"}
+    about = {**pictures.about, "images": f"{height} x {width}, {'colour' if channels == 3 else 'grey'}"}
     if classes:
         shown = ", ".join(classes[:10]) + (", ..." if classes[10:] else "")
         about["classes"] = f"{len(classes):,} ({shown})"

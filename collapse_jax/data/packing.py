@@ -1,10 +1,12 @@
 """Token streams into fixed-length rows: documents packed end to end, or one document a row.
 
-Both turn chunks of documents (lists of int id arrays) into batches {"tokens": [N, L], "length": [N]}; every
-document is closed by the separator.
+Both turn chunks of documents (lists of int id arrays) into batches {"tokens": [N, L], "length": [N], "prompt":
+[N]}; every document is closed by the separator. `prompt` counts the first tokens of a row that are real text in a
+sampled row: what its sampling was given. It is 0 in real rows.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ class Chunk(NamedTuple):
 def row_spec(row_length: int, vocab_size: int) -> Spec:
     """Spec of a text row: 16-bit ids where the vocabulary allows."""
     dtype = "uint16" if vocab_size <= 1 << 16 else "int32"
-    return {"tokens": ((row_length,), dtype), "length": ((), "int32")}
+    return {"tokens": ((row_length,), dtype), "length": ((), "int32"), "prompt": ((), "int32")}
 
 
 def packed(
@@ -82,4 +84,11 @@ def _closed(documents: list[np.ndarray], separator_id: int, dtype: str) -> np.nd
 
 
 def _batch(tokens: np.ndarray, length: np.ndarray) -> Row:
-    return {"tokens": tokens, "length": length}
+    return {"tokens": tokens, "length": length, "prompt": np.zeros_like(length)}
+
+
+def digests(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """uint64 [N]: equal where rows have the same tokens, of those that count."""
+    parts = zip(np.asarray(rows["tokens"], np.int32), rows["length"], strict=True)
+    raw = b"".join(hashlib.blake2b(tokens[:n].tobytes(), digest_size=8).digest() for tokens, n in parts)
+    return np.frombuffer(raw, np.uint64)

@@ -7,8 +7,8 @@ picture came from puts that before it.
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -79,6 +79,7 @@ class Pictures:
     classes: names of the classes, () where there are none.
     held_out: for each picture the split that the source holds it out for, "" where it does not.
     names, groups: for each picture its name, and what it is a variant of, where the source says so.
+    about: title -> words on what was taken from the source.
     """
 
     count: int
@@ -89,6 +90,7 @@ class Pictures:
     held_out: Sequence[str]
     names: Sequence[str] | None = None
     groups: Sequence[str] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager

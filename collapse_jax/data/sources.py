@@ -1,17 +1,31 @@
 """Where real documents come from: Python's own documentation, text files, TFDS, Hugging Face.
 
-`documents("text:stories/*.txt")` and its like return a list of non-empty strings in a fixed order.
+`documents("text:stories/*.txt")` and its like return non-empty strings in a fixed order.
 """
 
-import glob
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from collapse_jax.config import BadInput
-from collapse_jax.data import tfds
+from collapse_jax.data import columns, text_files, tfds
 
-KINDS = ("builtin:python_docs", "text:GLOB", "tfds:NAME[:SPLIT]", "hf:NAME[:SPLIT]", "rows:DIR")
+KINDS = (
+    "builtin:python_docs", "text:FILE_DIR_OR_GLOB", "tfds:NAME[:SPLIT]", "hf:NAME[[:CONFIGURATION]:SPLIT]",
+    "rows:DIR",
+)  # fmt: skip
+
+COLUMN = "config.data.column"
+STRINGS = ("string", "large_string", "string_view")
+BATCH = 1000  # rows of a table that are turned into strings at once
+
+
+class Corpus(NamedTuple):
+    """The documents of a source, none empty; `about` it (title -> words), and notes on what was left out and why."""
+
+    texts: list[str]
+    about: dict[str, str]
+    notes: list[str]
 
 
 def problem(source: str) -> str | None:
@@ -24,11 +38,12 @@ def problem(source: str) -> str | None:
     return None
 
 
-def documents(source: str, separator: str = "<|endoftext|>", data_dir: str = "") -> list[str]:
+def documents(source: str, separator: str = "<|endoftext|>", data_dir: str = "", column: str = "") -> Corpus:
     """The documents of a source, empty ones dropped.
 
-    separator: string between the documents of a text file; a file without it is one document.
+    separator: string between the documents of a text file (see `text_files.documents`).
     data_dir: where TFDS or Hugging Face datasets keep their files ("": their own default).
+    column: of a table that holds the text ("": see `columns.choose`).
     Raises `BadInput` when the source does not exist, is empty or is not UTF-8.
     """
     if wrong := problem(source):
@@ -36,61 +51,38 @@ def documents(source: str, separator: str = "<|endoftext|>", data_dir: str = "")
     kind, _, name = source.partition(":")
     if kind == "rows":
         raise BadInput(f"source={source!r} holds prepared rows, not documents")
-    found = {
+    corpus = {
         "builtin": _python_docs,
-        "text": lambda: list(_text(name, separator)),
-        "tfds": lambda: list(_tfds(name, data_dir)),
-        "hf": lambda: list(_hf(name, data_dir)),
+        "text": lambda: _text(name, separator),
+        "tfds": lambda: _tfds(name, data_dir, column),
+        "hf": lambda: _hf(name, data_dir, column),
     }[kind]()
-    kept = [text for text in found if text.strip()]
-    if not kept:
+    texts = [text for text in corpus.texts if text.strip()]
+    if not texts:
         raise BadInput(f"source={source!r} has no text in it; check the files or the separator")
-    return kept
+    return corpus._replace(texts=texts)
 
 
-def _python_docs() -> list[str]:
+def _python_docs() -> Corpus:
     from pydoc_data.topics import topics  # the reference text behind Python's help()
 
-    return [topics[name] for name in sorted(topics)]
+    return Corpus([topics[name] for name in sorted(topics)], {}, [])
 
 
-def _text(pattern: str, separator: str) -> Iterator[str]:
-    files = sorted(f for f in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(f))
-    if not files:
-        raise BadInput(f"text:{pattern} matches no file; check the path (quote the pattern in the shell)")
-    for path in files:
-        text = _read(path)
-        if separator and separator in text:
-            # The line breaks around a separator belong to the file, not to its documents.
-            yield from (document.strip() for document in text.split(separator))
-        else:
-            yield text
+def _text(name: str, separator: str) -> Corpus:
+    texts, notes = text_files.documents([text_files.read(path) for path in text_files.paths(name)], separator)
+    return Corpus(texts, {}, notes)
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}; "
-            "convert it (e.g. with iconv)"
-        ) from error
-
-
-def _tfds(name: str, data_dir: str) -> Iterator[str]:
+def _tfds(name: str, data_dir: str, column: str) -> Corpus:
     name, split = tfds.name_and_split(name)
-    found = tfds.builder(name, data_dir)
-    rows = tfds.rows(found, split)
-    key = _text_key(f"tfds:{name}", tfds.features(found, "Text"))
-    return _strings(rows, key, f"tfds:{name}")
+    builder = tfds.builder(name, data_dir)
+    column = _column(f"tfds:{name}", tfds.texts(builder), column)
+    rows = tfds.rows(builder, split, tfds.undecoded(builder, column))
+    return _table(f"tfds:{name}", column, (rows[i][column] for i in range(len(rows))))
 
 
-def _hf(name: str, data_dir: str) -> Iterator[str]:
+def _hf(name: str, data_dir: str, column: str) -> Corpus:
     try:
         import datasets  # type: ignore[import-not-found]
     except ImportError as error:
@@ -98,26 +90,48 @@ def _hf(name: str, data_dir: str) -> Iterator[str]:
             f"hf:{name} needs the extra 'hf'; install it with pip install 'collapse_jax[hf]'"
         ) from error
 
-    name, split = tfds.name_and_split(name)
+    path, *parts = tfds.parts(name)
+    configuration, split = (*parts[:-1], None)[0], parts[-1] if parts else "train"
     try:
-        rows = datasets.load_dataset(name, split=split, cache_dir=data_dir or None)
-    except Exception as error:  # network, name, split, disk
-        raise BadInput(f"hf:{name} split {split!r} cannot be loaded ({_line(error)})") from error
-    texts = [key for key, feature in rows.features.items() if getattr(feature, "dtype", None) == "string"]
-    key = _text_key(f"hf:{name}", texts)
-    return _strings(rows, key, f"hf:{name}")
+        if len(parts) > 2:
+            raise ValueError(f"{len(parts) - 2} colons too many")
+        rows: Any = datasets.load_dataset(
+            os.path.expanduser(path), configuration, split=split, cache_dir=data_dir or None
+        )
+    except Exception as error:  # network, name, configuration, split, disk
+        raise BadInput(
+            f"hf:{name} cannot be loaded ({_line(error)}); it is spelt hf:NAME:SPLIT, or "
+            "hf:NAME:CONFIGURATION:SPLIT where there are several configurations"
+        ) from error
+    texts = [key for key, feature in rows.features.items() if getattr(feature, "dtype", None) in STRINGS]
+    column = _column(f"hf:{name}", texts, column)
+    tables = rows.select_columns([column]).with_format("arrow").iter(BATCH)
+    return _table(f"hf:{name}", column, (text for table in tables for text in table[column].to_pylist()))
 
 
-def _text_key(source: str, texts: list[str]) -> str:
-    if not texts:
-        raise BadInput(f"{source} has no text feature; choose a dataset with one")
-    return "text" if "text" in texts else texts[0]
+def _column(source: str, texts: list[str], name: str) -> str:
+    column = columns.choose(source, "text", texts, columns.TEXT, name, COLUMN)
+    if column is None:
+        raise BadInput(f"{source} has no text column; choose a dataset with one")
+    return column
 
 
-def _strings(rows: Iterable[Any], key: str, source: str) -> Iterator[str]:
-    for i, row in enumerate(rows):
+def _table(source: str, column: str, values: Iterable[str | bytes | None]) -> Corpus:
+    """The documents in a column of a table."""
+    texts = list(_strings(source, values))
+    nulls, empty = sum(text is None for text in texts), sum(text == "" for text in texts)
+    notes = [
+        f"rows left out because column {column!r} is {what}: {count:,}"
+        for what, count in (("null", nulls), ("empty", empty))
+        if count
+    ]
+    return Corpus([text for text in texts if text], {"column": column}, notes)
+
+
+def _strings(source: str, values: Iterable[str | bytes | None]) -> Iterator[str | None]:
+    for i, value in enumerate(values):
         try:
-            yield row[key].decode("utf-8") if isinstance(row[key], bytes) else row[key]
+            yield value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
             raise BadInput(f"{source}: row {i} is not UTF-8 at byte {error.start}") from error
 

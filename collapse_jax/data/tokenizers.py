@@ -16,6 +16,7 @@ from collapse_jax.config import BadInput
 
 SEPARATOR = "<|endoftext|>"
 MIN_BPE = 257
+LONGEST = 128  # bytes of a word that merges may join: without a bound they take quadratic time on text without blanks
 
 
 class Tokenizer:
@@ -99,7 +100,8 @@ class BPETokenizer(Tokenizer):
                 f"vocab_size={vocab_size} is too small for bpe: 256 bytes and a separator need {MIN_BPE}"
             )
         backend = Backend(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        words = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST)]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(words)  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from collapse_jax.config import BadInput
@@ -37,7 +38,10 @@ UNITS = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerFamily:
-    """A language model of rows {"tokens": [L], "length": []}; positions from `length` on carry no loss.
+    """A language model of rows {"tokens": [L], "length": [], "prompt": []} (see `data.packing`).
+
+    Positions from `length` on carry no loss, and none those of the prompt of a sampled row, but for fits on it where
+    `sampling.prompt_loss` says so.
 
     documents: whether a row is one document, which ends at its separator. ids: tokens that the tokenizer has.
     tokens_per_byte: of the real test text.
@@ -67,25 +71,30 @@ class TransformerFamily:
     def init(self, rngs: nnx.Rngs) -> Transformer:
         return Transformer(self.model, rngs)
 
-    def _losses(self, model: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Nats [B, T] of every token, 0 where none counts, and how many count in each row [B]."""
+    def _losses(self, model: Any, batch: Batch, prompts: bool) -> tuple[jax.Array, jax.Array]:
+        """Nats [B, T] of every token, 0 where none counts, and how many count in each row [B].
+
+        prompts: whether those of prompts count.
+        """
         tokens_BT = batch["tokens"].astype(jnp.int32)
         losses_BT = model.losses(shifted(tokens_BT, self.separator_id), tokens_BT)
-        counts_BT = jnp.arange(tokens_BT.shape[1]) < batch["length"][:, None]
-        return jnp.where(counts_BT, losses_BT, 0.0), batch["length"]
+        begin_B = jnp.zeros_like(batch["prompt"]) if prompts else batch["prompt"]
+        at = jnp.arange(tokens_BT.shape[1])
+        counts_BT = (begin_B[:, None] <= at) & (at < batch["length"][:, None])
+        return jnp.where(counts_BT, losses_BT, 0.0), batch["length"] - begin_B
 
     def loss(
         self, model: Any, batch: Batch, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict]:
         """(nats, tokens, {}) summed over the batch."""
-        losses_BT, length_B = self._losses(model, batch)
-        return losses_BT.sum(), length_B.sum().astype(jnp.float32), {}
+        losses_BT, counts_B = self._losses(model, batch, prompts=self.sampling.prompt_loss)
+        return losses_BT.sum(), counts_B.sum().astype(jnp.float32), {}
 
     def evaluate(self, model: Any, batch: Batch, row_weight_B: jax.Array, keys_B: jax.Array) -> dict:
         """Nats and tokens of the rows that weigh 1."""
-        losses_BT, length_B = self._losses(model, batch)
+        losses_BT, counts_B = self._losses(model, batch, prompts=False)
         weight_B = row_weight_B.astype(jnp.float32)
-        return {"test_loss": (jnp.sum(losses_BT.sum(1) * weight_B), jnp.sum(length_B * weight_B))}
+        return {"test_loss": (jnp.sum(losses_BT.sum(1) * weight_B), jnp.sum(counts_B * weight_B))}
 
     def derive(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The loss in nats/token, its exponential, and the loss in bits per byte of text."""
@@ -100,17 +109,26 @@ class TransformerFamily:
         prompt_BP = rows_B["tokens"][:, : self.sampling.prompt_tokens]
         tokens_BT = generate(model, keys_B, prompt_BP, form, self.sampling)
         length_B = jnp.minimum(jnp.sum(jnp.cumsum(tokens_BT == stop, 1) == 0, 1) + 1, self.row_length)
-        spec = self.spec
-        return {"tokens": tokens_BT.astype(spec["tokens"][1]), "length": length_B.astype(spec["length"][1])}
+        rows = {
+            "tokens": tokens_BT,
+            "length": length_B,
+            "prompt": jnp.minimum(length_B, self.sampling.prompt_tokens),
+        }
+        return {name: x.astype(self.spec[name][1]) for name, x in rows.items()}
 
     def measure(self, model: Any, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
-        """Diversity of the samples and the share of the real rows' rare tokens that they hold."""
-        return text.measure(samples, text.token_counts(real, self.ids))
+        """Diversity of the samples, the share of the real rows' rare tokens that they hold, and copies of real rows."""
+        return text.measure(samples, real, self.ids)
 
     def show(self, model: Any, samples: Row, real: Row, key: jax.Array) -> dict[str, Any]:
-        """The texts of the samples."""
-        rows = zip(samples["tokens"], samples["length"], strict=True)
-        return {"lines": [self.tokenizer.decode(tokens[: int(length)]) for tokens, length in rows]}
+        """The texts of the samples, and of their prompts where they have such."""
+
+        def texts(ends: np.ndarray) -> list[str]:
+            rows = zip(samples["tokens"], ends, strict=True)
+            return [self.tokenizer.decode(tokens[: int(end)]) for tokens, end in rows]
+
+        prompts = {"prompts": texts(samples["prompt"])} if self.sampling.prompt_tokens else {}
+        return {"lines": texts(samples["length"]), **prompts}
 
 
 def build(model: TransformerConfig, data: TextData, sample: Sampling, dataset: Dataset) -> TransformerFamily:

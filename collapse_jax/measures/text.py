@@ -1,11 +1,14 @@
-"""Diversity of sampled token rows: unigram entropy, distinct n-grams, what is left of the rare vocabulary.
+"""Diversity of sampled token rows: unigram entropy, distinct n-grams, what is left of the rare vocabulary, copies.
 
-Rows are batches {"tokens": [B, L], "length": [B]}; only the first `length` tokens of a row count.
+Rows are batches {"tokens": [B, L], "length": [B], "prompt": [B]}; of a row the tokens from `prompt` up to `length`
+count: those before were given, not drawn.
 """
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from collapse_jax.data import packing
 
 UNITS = {
     "unigram_entropy": "nats/token",
@@ -14,6 +17,7 @@ UNITS = {
     "distinct_3": "share",
     "tail_recall": "share",
     "mean_length": "tokens",
+    "copied_rows": "share",
 }
 
 Batch = Mapping[str, np.ndarray]
@@ -34,7 +38,7 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def distinct_n(batches: Iterable[Batch], n: int, rows: int | None = None) -> float:
-    """Share of distinct n-grams among all n-grams that lie within a row (Li et al. 2016, "distinct-n").
+    """Share of distinct n-grams among all n-grams of tokens that count, within a row (Li et al. 2016, "distinct-n").
 
     The share falls with the amount of text, so only the first `rows` rows count; compare equal numbers of
     rows only. It is 0 when no row has n tokens.
@@ -59,31 +63,42 @@ def tail_recall(real_counts: np.ndarray, sample_counts: np.ndarray) -> float:
     return float((sample_counts[rare] > 0).mean()) if len(rare) else 0.0
 
 
-def measure(samples: Iterable[Batch], real_counts: np.ndarray, rows: int | None = None) -> dict[str, float]:
-    """All measures of the first `rows` sampled rows against the real training text, named as in `UNITS`."""
+def copied_rows(samples: Iterable[Batch], real: Iterable[Batch]) -> float:
+    """Share of the sampled rows that are, prompt included, token for token one of the real rows."""
+    known = np.concatenate([packing.digests(batch) for batch in real])
+    return float(np.isin(np.concatenate([packing.digests(batch) for batch in samples]), known).mean())
+
+
+def measure(
+    samples: Iterable[Batch], real: Iterable[Batch], vocab_size: int, rows: int | None = None
+) -> dict[str, float]:
+    """All measures of the first `rows` sampled rows against the real training rows, named as in `UNITS`."""
     kept = list(_first(samples, rows))
-    counts = token_counts(kept, len(real_counts))
+    counts = token_counts(kept, vocab_size)
     number = sum(len(batch["length"]) for batch in kept)
     return {
         "unigram_entropy": entropy(counts),
         **{f"distinct_{n}": distinct_n(kept, n) for n in (1, 2, 3)},
-        "tail_recall": tail_recall(real_counts, counts),
-        "mean_length": sum(int(batch["length"].sum()) for batch in kept) / max(number, 1),
+        "tail_recall": tail_recall(token_counts(real, vocab_size), counts),
+        "mean_length": int(counts.sum()) / max(number, 1),
+        "copied_rows": copied_rows(kept, real),
     }
 
 
 def _counts_BL(batch: Batch) -> np.ndarray:
-    return np.arange(batch["tokens"].shape[1]) < np.asarray(batch["length"])[:, None]
+    at = np.arange(batch["tokens"].shape[1])
+    return (np.asarray(batch["prompt"])[:, None] <= at) & (at < np.asarray(batch["length"])[:, None])
 
 
 def _grams(batch: Batch, n: int) -> np.ndarray:
-    """int64: every n-gram within a row as one number; exact while ids fit in 63 // n bits."""
+    """int64: every n-gram of tokens that count as one number; exact while ids fit in 63 // n bits."""
     tokens_BL = np.asarray(batch["tokens"], np.int64)
     bits = 63 // n
     if tokens_BL.size and int(tokens_BL.max()) >> bits:
         raise ValueError(f"{n}-grams of ids up to {tokens_BL.max()} do not fit in 63 bits")
     width = max(tokens_BL.shape[1] - n + 1, 0)
     whole_BW = np.arange(width) + n <= np.asarray(batch["length"])[:, None]
+    whole_BW &= np.arange(width) >= np.asarray(batch["prompt"])[:, None]
     gram_BW = np.zeros((len(tokens_BL), width), np.int64)
     for k in range(n):
         gram_BW = (gram_BW << bits) | tokens_BL[:, k : k + width]

@@ -23,7 +23,8 @@ class Experiment:
     ids: arm -> seed -> generation ids from t = 1; status: id -> committed, missing or diverged.
     shows: arm -> generation -> what people look at.
     values: arm -> metric -> every seed's values, float [seeds, generations], of closed forms that keep them.
-    settings: (experiment, resolved config); versions: (experiment, {name: version}).
+    settings: (experiment, resolved config); versions: (experiment, {name: version}); data: (experiment, what is
+    known of its real rows, see `data.dataset.summary`).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Experiment:
     reference: tuple[dict[str, Any], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     versions: tuple[tuple[str, dict[str, str]], ...] = ()
+    data: tuple[tuple[str, dict[str, Any]], ...] = ()
     records: tuple[Record, ...] = ()
     shows: dict[str, dict[int, Show]] = field(default_factory=dict)
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def _experiment(workdir: Path, raw: dict[str, Any]) -> Experiment:
         ),
         settings=((name, raw.get("config") or {}),),
         versions=((name, versions),),
+        data=((name, _data(raw["real_data"])),) if raw.get("real_data") else (),
         records=tuple(records),
         shows={arm: read_shows(store, chains, "seal" in raw) for arm, chains in ids.items()},
         values=_seed_values(store, records),
@@ -109,6 +112,13 @@ def _seed_values(store: Path, records: Sequence[Record]) -> dict[str, dict[str, 
         if values_SG.dtype == float:
             out.setdefault(arm, {})[metric] = values_SG
     return out
+
+
+def _data(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """(title, words) of what is known of the real rows, and sentences on them."""
+    facts = {"source": raw.get("source", "?"), **(raw.get("about") or {}), **(raw.get("splits") or {})}
+    sentences = {name: [str(line) for line in raw.get(name) or ()] for name in ("notes", "warnings")}
+    return {"facts": [(str(title), str(words)) for title, words in facts.items()], **sentences}
 
 
 def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -151,6 +161,7 @@ def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
     labels = [label for label, _ in named]
     settings = [config for e in parts for _, config in e.settings]
     versions = [versions for e in parts for _, versions in e.versions]
+    data = [(label, known) for label, e in zip(labels, parts, strict=True) for _, known in e.data]
     return Experiment(
         name=" + ".join(labels),
         generations=max(e.generations for e in parts),
@@ -165,6 +176,7 @@ def merge(named: Sequence[tuple[str, Experiment]]) -> Experiment:
         reference=tuple(reference.values()),
         settings=tuple(zip(labels, settings, strict=True)),
         versions=tuple(zip(labels, versions, strict=True)),
+        data=tuple(data),
         records=tuple(r for e in parts for r in e.records),
         shows=_union(e.shows for e in parts),
         values=_union(e.values for e in parts),

@@ -29,6 +29,7 @@ GROUPS = (
             "angle_distance",
             "torsion_distance",
             "memorisation",
+            "copied_rows",
             "sample_loss_under_first",
         ),
     ),

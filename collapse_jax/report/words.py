@@ -16,6 +16,7 @@ EXPLAIN = {
     "distinct_2": "Share of different token pairs among the pairs in the samples.",
     "distinct_3": "Share of different token triples among the triples in the samples.",
     "tail_recall": "Share of the rarest decile of the real vocabulary that still appears in the samples.",
+    "copied_rows": "Share of the sampled rows that are, prompt included, token for token one of the real rows.",
     "sample_loss_under_first": "Loss of each generation's samples under generation 1. Falling: the samples "
     "become more typical of what generation 1 knew. Rising: they drift away from it.",
     "frechet_distance": "Squared distance of Gaussians fitted to the features of samples and real data: 0 where "

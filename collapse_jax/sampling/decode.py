@@ -28,12 +28,18 @@ Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, [B, K, C, H
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; the filters act in the order temperature, top_k, top_p."""
+    """How tokens are drawn; the filters act in the order temperature, top_k, top_p.
+
+    prompt_tokens: tokens of a real row that are given (0: unconditional). They are real text: measures of the samples
+        leave them out.
+    prompt_loss: whether fits on the samples count the loss on them.
+    """
 
     temperature: float = number(1.0, 0.0, 1000.0)  # 0: the most likely token
     top_k: int = number(0, 0, 1 << 20)  # 0: off
     top_p: float = number(1.0, 0.0, 1.0)  # 1: off
-    prompt_tokens: int = number(0, 0, 1 << 20)  # tokens of a real row that are given; 0: unconditional
+    prompt_tokens: int = number(0, 0, 1 << 20)
+    prompt_loss: bool = True
 
 
 def largest(x_BV: jax.Array, weight_BV: jax.Array, budget: float) -> jax.Array:
