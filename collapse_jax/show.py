@@ -62,6 +62,6 @@ def _shown(workdir: Path, name: str, rows: int) -> tuple[str, dict[str, Any]]:
     model = loop.load(trainer, generation.path / "checkpoint" / "fitted")
     sampler = Sampler(family, settings.writing, mesh, graph.lanes)
     real, models, stream = dataset.rows("train"), stack([model], graph.lanes), (node.seed, node.generation)
-    batches = [batch for [(_, _, batch)] in sampler.batches(models, [stream], [[(0, rows)]], real)]
+    batches = [batch for [(_, _, batch, _)] in sampler.batches(models, [stream], [[(0, rows)]], real)]
     drawn = {key: np.concatenate([batch[key] for batch in batches]) for key in family.spec}
     return node.id, family.show(model, drawn, real.read(0, min(rows, len(real))), rng.key("show", node.seed))

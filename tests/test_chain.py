@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -204,6 +205,24 @@ def test_divergence_is_a_result(tmp_path, capsys):
     assert found == {"test_loss": None, "train_loss": None}
     assert [m["status"] for m in manifests(tmp_path).values()] == ["diverged"]
     assert (tmp_path / "report.html").exists()
+
+
+def test_samples_that_are_not_finite_are_divergence(tmp_path, capsys, monkeypatch):
+    import toy
+
+    sample = toy.Toy.sample
+
+    def gone(self, model, keys_B, rows_B):
+        x = sample(self, model, keys_B, rows_B)["x"]
+        return {"x": jnp.where(rows_B["x"] > 0, x.astype(jnp.float32), jnp.nan)}
+
+    monkeypatch.setattr(toy.Toy, "sample", gone)
+    assert cli.main(["run", f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.seeds=(0,)"]) == 1
+    assert "diverged at generation 1" in capsys.readouterr().err
+    assert [m["status"] for m in manifests(tmp_path).values()] == ["diverged"]
+
+    fitted = {r["metric"]: r["value"] for r in records(tmp_path)}
+    assert fitted["test_loss"] > 0
 
 
 def test_sweep_points_share_a_store(tmp_path):

@@ -14,7 +14,7 @@ from test_transformer import TINY, shaken
 from collapse_jax import mesh
 from collapse_jax.models.transformer import Transformer, TransformerConfig, shifted
 from collapse_jax.sampling import decode
-from collapse_jax.sampling.decode import RowForm, Sampling, filtered, generate, largest
+from collapse_jax.sampling.decode import RowForm, Sampling, draw, filtered, generate, largest
 
 
 def rows_of(model, count, form, sampling, prompt=None, seed=0):
@@ -86,6 +86,15 @@ def test_filters_keep_what_sorting_keeps(temperature, top_k, top_p):
     found = np.isfinite(filtered(jnp.array(logits), Sampling(temperature, top_k, top_p)))
     expected = [sorted_filter(row, temperature, min(top_k, 300), top_p) for row in logits.astype(np.float32)]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(top_k=2), Sampling(top_p=0.5)])
+def test_logits_that_are_not_finite_draw_no_token(sampling):
+    logits = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
+    logits[1], logits[2, 3], logits[3, 10], logits[4, :9] = np.nan, -np.nan, np.inf, -np.inf
+    drawn = draw(jnp.array(logits), jax.random.split(jax.random.key(0), 5), jnp.int32(0), sampling)
+    assert (np.asarray(drawn)[1:4] == -1).all()
+    assert 0 <= drawn[0] < 11 and 9 <= drawn[4] < 11
 
 
 def test_largest_keeps_ties_and_always_the_largest():

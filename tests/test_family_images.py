@@ -65,8 +65,9 @@ def test_every_grey_level_survives_the_way_there_and_back(signed):
     values = images.to_float(levels, signed)
     assert values.dtype == np.float32
     assert (float(values[0]), float(values[-1])) == (-1 if signed else 0, 1)
-    np.testing.assert_array_equal(images.to_uint8(values, signed), levels)
-    np.testing.assert_array_equal(images.to_uint8(np.array([-7.0, 7.0]), signed), [0, 255])
+    np.testing.assert_array_equal(images.to_levels(values, signed), levels)
+    np.testing.assert_array_equal(images.to_levels(np.array([-7.0, 7.0]), signed), [0, 255])
+    np.testing.assert_array_equal(images.to_levels(np.array([np.nan, np.inf, -np.inf]), signed), np.nan)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -112,7 +112,7 @@ def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
     for packing in ("packed", "document"):
         made = family(tmp_path, packing, prompt_tokens=2)
         rows = jax.tree.map(np.asarray, jax.jit(made.sample)(hot, keys, given))
-        assert {k: (v.shape[1:], str(v.dtype)) for k, v in rows.items()} == made.spec
+        assert {k: v.shape[1:] for k, v in rows.items()} == {k: shape for k, (shape, _) in made.spec.items()}
         assert rows["tokens"].max() < IDS
         np.testing.assert_array_equal(rows["tokens"][:, :2], np.tile([0, 1], (400, 1)))
         np.testing.assert_array_equal(rows["prompt"], 2)
@@ -133,6 +133,12 @@ def test_a_row_that_ends_in_its_prompt_is_all_prompt(tmp_path, weights):
     drawn = jax.tree.map(np.asarray, jax.jit(made.sample)(weights, jax.random.split(jax.random.key(0)), rows))
     assert drawn["length"].tolist() == drawn["prompt"].tolist() == [2, 2]
     assert made.measure(None, [drawn], [rows], [rows])["copied_rows"] == 1.0
+
+
+def test_a_row_with_a_token_from_nothing_finite_is_not_finite(tmp_path, weights):
+    made, keys = family(tmp_path, "document"), jax.random.split(jax.random.key(0), 4)
+    drawn = jax.jit(made.sample)(jax.tree.map(lambda w: jnp.nan * w, weights), keys, batch())
+    assert np.isnan(drawn["tokens"]).any(1).all()
 
 
 def test_derived_metrics_and_units(tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_digits
 
 from collapse_jax.config import BadInput, resolve
@@ -156,11 +157,15 @@ def over_white(rgba):
 
 def test_every_kind_of_png():
     decode = pictures.Encoded()
+
+    def colour(content):
+        return pictures.COLOUR in decode.traits(content)
+
     grey, rgb, rgba, la = (pixels(1, 7, 9, *c)[0] for c in ((), (3,), (4,), (2,)))
-    assert (decode.pixels(png(grey)) == grey[..., None]).all() and not decode.colour(png(grey))
-    assert (decode.pixels(png(rgb)) == rgb).all() and decode.colour(png(rgb))
+    assert (decode.pixels(png(grey)) == grey[..., None]).all() and not colour(png(grey))
+    assert (decode.pixels(png(rgb)) == rgb).all() and colour(png(rgb))
     assert np.abs(decode.pixels(png(rgba)) - over_white(rgba)).max() <= 1
-    assert np.abs(decode.pixels(png(la)) - over_white(la)).max() <= 1 and not decode.colour(png(la))
+    assert np.abs(decode.pixels(png(la)) - over_white(la)).max() <= 1 and not colour(png(la))
     palette = Image.fromarray(rgb).quantize(16)
     assert (decode.pixels(png(palette)) == np.asarray(palette.convert("RGB"))).all()
     clear = decode.pixels(png(palette, transparency=0))
@@ -171,11 +176,67 @@ def test_every_kind_of_png():
     assert (decode.pixels(png(deep))[..., 0] == np.rint(deep / 257)).all()
 
 
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000"])
+def test_other_formats_are_the_same_pictures(kind):
+    grey, rgb = (
+        pixels(1, 7, 9)[0],
+        np.asarray(Image.fromarray(pixels(1, 7, 9, 3)[0]).quantize(16).convert("RGB")),
+    )
+    for image, colours in ((grey, 1), (rgb, 3)):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+        found = pictures.Encoded().pixels(file.getvalue())
+        assert (found == image.reshape(7, 9, colours)).all()
+        coloured = colours == 3 or kind in ("GIF", "WEBP")  # which know no grey
+        assert pictures.Encoded().traits(file.getvalue()) == ({pictures.COLOUR} if coloured else set())
+
+
+def test_of_several_frames_the_first_is_taken_and_told():
+    frames, file = [Image.fromarray(image) for image in pixels(3, 7, 9)], io.BytesIO()
+    frames[0].save(file, "TIFF", save_all=True, append_images=frames[1:])
+    assert pictures.Encoded().traits(file.getvalue()) == {pictures.FRAMES}
+    assert (pictures.Encoded().pixels(file.getvalue())[..., 0] == np.asarray(frames[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(np.full((2, 2), 0.5, np.float32), "fractions"), (np.full((2, 2), 70_000, np.int32), "16 bits")],
+)
+def test_pixels_beyond_grey_levels_are_refused(values, words):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    with pytest.raises(ValueError, match=words):
+        pictures.Encoded().pixels(file.getvalue())
+
+
+def test_a_picture_that_pillow_only_warns_of_is_refused():
+    content = png(Image.new("1", (9_500, 9_500)))
+    for read in (pictures.Encoded().traits, pictures.Encoded().pixels):
+        with pytest.raises(ValueError, match="decompression bomb"):
+            read(content)
+
+
+def test_a_long_text_does_not_make_a_picture_unreadable():
+    image, info = pixels(1, 7, 9, 3)[0], PngInfo()
+    info.add_text("workflow", "x" * 2_000_000, zip=True)
+    content = png(image, pnginfo=info)
+    with pytest.raises(ValueError, match="too large"):
+        Image.open(io.BytesIO(content)).load()
+    assert (pictures.Encoded().pixels(content) == image).all()
+    upright = png(image, pnginfo=info, exif=turned())
+    assert pictures.Encoded().pixels(upright).shape == (9, 7, 3)
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    return exif
+
+
 def test_jpeg_is_turned_upright():
     image = Image.fromarray(np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[:, None], 16, 1))  # dark on top
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    image.save(file, "JPEG", quality=95, exif=exif)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, exif=turned())
     found = pictures.Encoded().pixels(file.getvalue())[..., 0]
     assert found.shape == (16, 32) and (found[:, 0] > 230).all() and (found[:, -1] < 20).all()
 
@@ -186,18 +247,38 @@ def test_cmyk_jpeg_has_colours():
     assert np.abs(pictures.Encoded().pixels(file.getvalue())[4, 4].astype(int) - [255, 0, 0]).max() < 10
 
 
+def as_pixels(*arrays):
+    arrays = [pictures.numbers(array) for array in arrays]
+    white = pictures.white_level(arrays)
+    return np.concatenate([pictures.pixels(array, white) for array in arrays])
+
+
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)))
 @settings(max_examples=50, deadline=None)
 def test_numbers_of_every_type_are_the_same_pictures(array):
-    whole = pictures.from_array(array)
+    array.flat[0] = 200
+    whole = as_pixels(array)
     assert whole.shape == (*array.shape, 1) and (whole[..., 0] == array).all()
-    assert (pictures.from_array(array.astype(np.int64)) == whole).all()
-    assert (pictures.from_array((array / np.float32(255)).astype(np.float32)) == whole).all()
-    if array.max() > 1:
-        assert (pictures.from_array(array.astype(np.float64)) == whole).all()
-    assert (pictures.from_array(array > 7)[..., 0] == 255 * (array > 7)).all()
+    for kind in (np.int16, np.int64, np.float32, np.float64):
+        assert (as_pixels(array.astype(kind)) == whole).all()
+    assert (as_pixels((array / np.float32(255)).astype(np.float32)) == whole).all()
     rgba = np.concatenate([np.repeat(whole, 3, 3), whole[::-1]], 3)
-    assert np.abs(pictures.from_array(rgba) - over_white(rgba)).max() <= 0.51
+    assert np.abs(as_pixels(rgba) - over_white(rgba)).max() <= 0.51
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int8, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("highest", [0, 1, 15, 16])
+def test_few_whole_levels_reach_from_black_to_white(kind, highest):
+    if kind is bool and highest > 1:
+        return
+    levels = np.resize(np.arange(highest + 1), (6, 4, 4)).astype(kind)
+    found = as_pixels(levels)[..., 0]
+    assert (found == np.rint(levels.astype(float) * 255 / max(highest, 1))).all()
+    both = as_pixels(
+        levels, np.zeros_like(levels), (levels > 0).astype(kind)
+    )  # the parts of a source are one
+    assert (both[:6, ..., 0] == found).all() and both[-1].max() <= -(-255 // max(highest, 1))
+    assert as_pixels(levels, np.full((1, 4, 4), 17, np.uint8))[:6].max() == highest
 
 
 # --- sources
@@ -263,7 +344,7 @@ def test_folders_named_after_splits_hold_out(folder, tmp_path):
     assert contents(dataset, ["test"]) == expected(255 - images[1:2], [0])
 
 
-@pytest.mark.parametrize("kind", ["plain", "split", "keras", "medmnist", "named", "sole"])
+@pytest.mark.parametrize("kind", ["plain", "split", "keras", "upper", "medmnist", "named", "sole"])
 def test_npz(tmp_path, kind):
     images, labels = pixels(10, 4, 4), np.arange(10) % 3
     arrays = {
@@ -271,6 +352,7 @@ def test_npz(tmp_path, kind):
         "split": {"images_train": images[:8], "labels_train": labels[:8], "images_test": images[8:],
                   "labels_test": labels[8:]},
         "keras": {"x_train": images[:8], "y_train": labels[:8], "x_test": images[8:], "y_test": labels[8:]},
+        "upper": {"X": images[:8], "Y": labels[:8], "X_Testing": images[8:], "Testing_Y": labels[8:], "z": labels},
         "medmnist": {"train_images": images[:6], "train_labels": labels[:6, None], "val_images": images[6:8],
                      "val_labels": labels[6:8, None], "test_images": images[8:], "test_labels": labels[8:, None]},
         "named": {"faces": images[..., None], "labels": np.array(["a", "b", "c"])[labels], "other": labels},
@@ -280,8 +362,10 @@ def test_npz(tmp_path, kind):
     dataset = prepare(ImageData(source=source), tmp_path / "s")
     assert contents(dataset) == expected(images, labels if kind != "sole" else [-1] * 10)
     assert dataset.info["classes"] == {"named": ["a", "b", "c"], "sole": []}.get(kind, ["0", "1", "2"])
-    if kind in ("split", "keras", "medmnist"):
+    if kind in ("split", "keras", "upper", "medmnist"):
         assert contents(dataset, ["test"]) == expected(images[8:], labels[8:])
+    if kind == "upper":
+        assert "arrays: X, Y, X_Testing, Testing_Y; left out: z" in describe(dataset)
     if kind == "medmnist":
         assert contents(dataset, ["validation"]) == expected(images[6:8], labels[6:8])
     if kind == "keras":
@@ -297,6 +381,36 @@ def test_a_picture_may_have_no_class(tmp_path):
     assert np.sum(list(dataset.info["class_counts"].values()), 0).tolist() == [3, 4]
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([b"cat", "dög".encode(), b"cat"] * 3),
+        np.array([1.0, np.nan, 0.0] * 3),
+        np.array([True, False, True] * 3),
+        np.array([5, 9, 5], np.uint8).repeat(3),
+    ],
+    ids=["bytes", "nan", "bool", "numbers"],
+)
+def test_labels_of_every_type(tmp_path, labels):
+    images = pixels(9, 4, 4)
+    dataset = prepare(ImageData(source=save(tmp_path / "a.npz", x=images, y=labels)), tmp_path)
+    names = [x.decode() if isinstance(x, bytes) else "" if x != x else str(x) for x in labels.tolist()]
+    names = [name.removesuffix(".0") for name in names]
+    classes = sorted(set(names) - {""})
+    assert dataset.info["classes"] == classes
+    assert contents(dataset) == expected(images, [classes.index(n) if n else -1 for n in names])
+    none = prepare(ImageData(source=save(tmp_path / "a.npz", x=images, y=labels), labels="none"), tmp_path)
+    assert contents(none) == expected(images, [-1] * 9) and none.info["classes"] == []
+
+
+def test_held_out_pictures_may_have_no_labels(tmp_path):
+    images = pixels(12, 4, 4)
+    source = save(tmp_path / "a.npz", x_train=images[:9], y_train=np.arange(9) % 2, x_test=images[9:])
+    dataset = prepare(ImageData(source=source), tmp_path)
+    assert contents(dataset, ["test"]) == expected(images[9:], [-1] * 3)
+    assert "test rows without a class: 3" in describe(dataset) and dataset.info["classes"] == ["0", "1"]
+
+
 def write_idx(path, array, zipped=False, kind=0x08):
     raw = bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
     path.write_bytes(gzip.compress(raw) if zipped else raw)
@@ -310,17 +424,23 @@ def test_idx_round_trip(tmp_path_factory, array, zipped):
     assert found.shape == array.shape and (found == array).all()
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_idx_with_labels_and_test_images(tmp_path, zipped):
+@pytest.mark.parametrize("form", ["zipped", "plain", "mixed", "both", "dots"])
+def test_idx_with_labels_and_test_images(tmp_path, form):
     images, labels = pixels(12, 5, 4), (np.arange(12) % 4).astype(np.uint8)
-    end = ".gz" if zipped else ""
-    for word, part in (("train", slice(0, 9)), ("t10k", slice(9, 12))):
-        write_idx(tmp_path / f"{word}-images-idx3-ubyte{end}", images[part], zipped)
-        write_idx(tmp_path / f"{word}-labels-idx1-ubyte{end}", labels[part], zipped)
+    zips = {"zipped": "1111", "mixed": "1001"}.get(form, "0000")
+    files = {
+        f"{word}-{kind}{'.' if form == 'dots' else '-'}idx{rank}-ubyte": array[part]
+        for word, part in (("train", slice(0, 9)), ("t10k", slice(9, 12)))
+        for kind, rank, array in (("images", 3, images), ("labels", 1, labels))
+    }
+    for zipped, (name, array) in zip(zips, files.items(), strict=True):
+        write_idx(tmp_path / (f"{name}.gz" if zipped == "1" else name), array, zipped == "1")
+        if form == "both":
+            write_idx(tmp_path / f"{name}.gz", array, True)
     dataset = prepare(ImageData(source=f"idx:{tmp_path}"), tmp_path / "s")
     assert contents(dataset, ["train", "validation"]) == expected(images[:9], labels[:9])
     assert contents(dataset, ["test"]) == expected(images[9:], labels[9:])
-    alone = prepare(ImageData(source=f"idx:{tmp_path}/t10k-images-idx3-ubyte{end}"), tmp_path / "s")
+    alone = prepare(ImageData(source=f"idx:{tmp_path}/{list(files)[2]}"), tmp_path / "s")
     assert contents(alone) == expected(images[9:], labels[9:] - labels[9:].min())
     assert alone.info["classes"] == ["1", "2", "3"]
 
@@ -367,7 +487,7 @@ def test_tfds(prepared_tfds, tmp_path):
     assert contents(dataset, ["test"]) == expected(images[8:], np.arange(4) % 2)
     assert dataset.info["classes"] == ["cat", "dog"]
     assert dataset.info["about"]["columns"] == "image (pictures), label (classes)"
-    masks = dataclasses.replace(data, column="mask", label="season")
+    masks = dataclasses.replace(data, column="mask", label_column="season")
     masked = prepare(masks, tmp_path)
     assert contents(masked, ["test"]) == expected(255 - images[8:], np.arange(8, 12) % 3)
     assert masked.info["about"]["columns"] == "mask (pictures), season (classes)"
@@ -531,7 +651,7 @@ def bad_files(tmp_path):
     return {
         "cut png": (photos("cut", *four, good[:-30]), {}, r"cut/4\.png .*cannot be decoded"),
         "flipped png": (photos("flip", *four, good[:60] + b"\0\0" + good[62:]), {}, r"flip/4\.png "),
-        "no picture": (photos("text", *four, b"hello"), {}, r"text/4\.png is no PNG or JPEG"),
+        "no picture": (photos("text", *four, b"hello"), {}, r"text/4\.png is no PNG, JPEG"),
         "bomb": (photos("bomb", *four, png(Image.new("1", (20_000, 20_000)))), {}, r"bomb/4\.png .*decompression bomb"),
         "sizes": (photos("sizes", *four, png(x[0])), {}, "pixels and others are .* set size"),
         "to pad": (photos("large", *four), {"size": 4, "fit": "pad"}, r"large/\d.png is 8 x 8 pixels, too large"),
@@ -548,8 +668,12 @@ def bad_files(tmp_path):
         "strings": (archive("strings", x=np.full((9, 2, 2), "a")), {}, "pictures are numbers"),
         "labels": (archive("labels", x=x, y=np.zeros(8, int)), {}, r"9 pictures and labels of shape \[8\]"),
         "one-hot": (archive("hot", x=x, y=np.eye(9, dtype=int)), {}, r"labels of shape \[9, 9\]"),
-        "half labels": (archive("half", x_train=x, x_test=x, y_train=np.zeros(9, int)), {}, "has no labels"),
-        "odd labels": (archive("odd", x=x, y=np.full(9, 0.5)), {}, "neither whole numbers nor names"),
+        "half labels": (archive("half", x_train=x, x_test=x, y_test=np.zeros(9, int)), {}, "has no labels"),
+        "odd labels": (archive("odd", x=x, y=np.full(9, 0.5)), {}, "label 0.5 is neither a whole number nor a name"),
+        "infinite labels": (archive("inf", x=x, y=np.full(9, np.inf)), {}, "the label inf is neither"),
+        "imaginary labels": (archive("imaginary", x=x, y=np.full(9, 1j)), {}, "labels of type complex128"),
+        "two of images": (archive("twice", x=x, images=x), {}, "has images in x and images; say which: npz:FILE:KEY"),
+        "two of labels": (archive("labelled", x=x, y=x[:, 0, 0], label=x[:, 0, 0]), {}, "has labels in y and label"),
         "groups": (archive("groups", x=x, group=np.zeros(3)), {}, r"9 pictures and groups of shape \[3\]"),
         "shapes": (archive("shapes", x_train=x, x_test=x[:, 1:]), {}, "another shape"),
         "no names": (archive("nameless", x=x), {"group": "a"}, "have no names"),
@@ -591,6 +715,37 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(tmp_path):
             prepare(ImageData(source=source, **changes), store)
         assert "\n" not in str(caught.value), name
         assert not [p for p in store.rglob("*") if p.is_file()], name
+
+
+def test_unreadable_pictures_are_named_together_or_left_out(tmp_path):
+    images = pixels(12, 6, 6, 3)
+    for i, image in enumerate(images):
+        (tmp_path / f"{i:02d}.png").write_bytes(png(image))
+    (tmp_path / "02.png").write_bytes(png(images[2])[:-30])
+    (tmp_path / "05.png").write_bytes(b"")
+    (tmp_path / "07.png").unlink()
+    (tmp_path / "07.png").symlink_to(tmp_path / "nowhere")
+    source = f"images:{tmp_path}"
+    with pytest.raises(
+        BadInput, match=r"3 of 12 .*02\.png cannot.*05\.png is no.*07\.png cannot be read: No such"
+    ) as one:
+        prepare(ImageData(source=source), tmp_path / "s")
+    assert "set unreadable='leave out'" in str(one.value) and "\n" not in str(one.value)
+    dataset = prepare(ImageData(source=source, unreadable="leave out"), tmp_path / "s")
+    assert contents(dataset) == expected(np.delete(images, [2, 5, 7], 0), [-1] * 9)
+    (note,) = dataset.info["notes"]
+    assert note.startswith("left out, unreadable: ") and all(f"{i:02d}.png" in note for i in (2, 5, 7))
+
+
+def test_what_is_told_is_of_the_source_as_it_is(folder, tmp_path):
+    """Rows that are found again come with notes on what was left out this time."""
+    path, _ = folder
+    assert "left out, no pictures of a kind that is read: 1 .txt" in describe(
+        prepare(ImageData(source=f"images:{path}"), tmp_path / "s")
+    )
+    (path / "notes.txt").unlink()
+    again = describe(prepare(ImageData(source=f"images:{path}"), tmp_path / "s"))
+    assert ".txt" not in again and "set labels='none' where folders are no classes" in again
 
 
 def test_a_picture_that_changes_while_it_is_read_is_refused(folder, tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
-"""Pictures are read twice: once to know each by its content, once for the pixels of its row."""
+"""Pictures are read twice: once to know each by its content, once for the pixels of its row.
 
-import contextlib
+Where some cannot be decoded, all are decoded, to name all such at once.
+"""
+
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,33 +15,71 @@ from typing import NamedTuple
 import numpy as np
 
 from collapse_jax.config import BadInput
-from collapse_jax.data.pictures import Pictures, fitted
+from collapse_jax.data.pictures import Pictures, few, fitted
 
 BATCH_BYTES = 1 << 24
 BATCH_ROWS = 1024
+NAMED = 10  # of the pictures that cannot be decoded
 
 
 class Scan(NamedTuple):
     """What is known before any picture is decoded.
 
-    digests: of each picture's content. labels_N: int32, its class or -1. colour: whether any has three channels.
+    digests: of each picture's content. labels_N: int32, its class or -1. traits: how many pictures have each.
+    unreadable: whether there are some that cannot even be opened.
     """
 
     digests: list[str]
     labels_N: np.ndarray
-    colour: bool
+    traits: Counter[str]
+    unreadable: bool
+
+
+class Unreadable(BadInput):
+    """A picture that cannot be decoded."""
 
 
 def scan(pictures: Pictures) -> Scan:
-    """Read every picture once. Raises `BadInput` naming one that cannot be read."""
-    digests, labels, colour = [], [], False
+    """Read every picture once."""
+    digests, labels, traits, unreadable = [], [], Counter[str](), False
     for i in range(pictures.count):
-        content, label = pictures.read(i)
+        try:
+            content, label = pictures.read(i)
+            traits.update(pictures.codec.traits(content))
+        except ValueError:
+            content, label, unreadable = pictures.where(i).encode(), -1, True
         digests.append(_digest(content, pictures))
         labels.append(label)
-        with _named(pictures, i):
-            colour |= pictures.codec.colour(content)
-    return Scan(digests, np.array(labels, np.int32), colour)
+    return Scan(digests, np.array(labels, np.int32), traits, unreadable)
+
+
+def unreadable(pictures: Pictures) -> dict[int, str]:
+    """Number of each picture that cannot be decoded -> its name and why."""
+
+    def reason(i: int) -> str:
+        try:
+            pictures.codec.pixels(pictures.read(i)[0])
+        except BadInput as error:
+            return str(error)
+        except ValueError as error:
+            return f"{pictures.where(i)} {error}"
+        return ""
+
+    found = {}
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, pictures.count, BATCH_ROWS):
+            numbers = range(start, min(start + BATCH_ROWS, pictures.count))
+            found |= {i: why for i, why in zip(numbers, pool.map(reason, numbers), strict=True) if why}
+    return found
+
+
+def refusal(pictures: Pictures) -> Unreadable:
+    """One line about all pictures that cannot be decoded."""
+    found = list(unreadable(pictures).values())
+    return Unreadable(
+        f"{len(found):,} of {pictures.count:,} pictures cannot be used: {few(found, NAMED)}; mend or remove them, "
+        "or set unreadable='leave out'"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,12 +93,18 @@ class Reader:
     fit: str
 
     def __call__(self, i: int) -> np.ndarray:
-        """uint8 [H, W, C] of picture `i`. Raises `BadInput`."""
+        """uint8 [H, W, C] of picture `i`. Raises `BadInput`, `Unreadable` if that is why."""
         content, _ = self.pictures.read(i)
         if _digest(content, self.pictures) != self.digests[i]:
             raise BadInput(f"{self.pictures.where(i)} changed while it was read; run the command again")
-        with _named(self.pictures, i):
-            return fitted(self.pictures.codec.pixels(content), self.size, self.channels, self.fit)
+        try:
+            pixels_HWC = self.pictures.codec.pixels(content)
+        except ValueError as error:
+            raise Unreadable(f"{self.pictures.where(i)} {error}") from error
+        try:
+            return fitted(pixels_HWC, self.size, self.channels, self.fit)
+        except ValueError as error:
+            raise BadInput(f"{self.pictures.where(i)} {error}") from error
 
     def batches(self, rows: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         """uint8 [B, *shape] of the pictures `rows`, some megabytes at a time.
@@ -86,14 +133,3 @@ class Reader:
 
 def _digest(content: bytes, pictures: Pictures) -> str:
     return hashlib.sha256(repr(pictures.codec).encode() + content).hexdigest()
-
-
-@contextlib.contextmanager
-def _named(pictures: Pictures, i: int) -> Iterator[None]:
-    """Says which picture it was that could not be used."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except ValueError as error:
-        raise BadInput(f"{pictures.where(i)} {error}") from error

@@ -67,7 +67,11 @@ class Family(Protocol):
         ...
 
     def sample(self, model: nnx.Module, keys_B: jax.Array, rows_B: Batch) -> Batch:
-        """One row a key, conditioned on what the family takes from the real rows (traceable)."""
+        """One row a key, conditioned on what the family takes from the real rows (traceable).
+
+        What the network decides comes in floating point, whole numbers too, and NaN where it gives nothing finite:
+        who stores the rows refuses those and turns the others into the types of `spec`.
+        """
         ...
 
     def measure(self, model: nnx.Module, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:

@@ -148,7 +148,7 @@ class DiffusionFamily:
 
         x = start(keys_B, self.shape)
         x = denoise(predict, x, keys_B, self.model.noising, self.sampling, limit=1.0)
-        return {"image": images.to_uint8(x, signed=True), "label": label_B}
+        return {"image": images.to_levels(x, signed=True), "label": label_B}
 
     def measure(self, model: Any, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
         """What the families of images share: distances, precision and recall, class shares, copies."""

@@ -77,15 +77,22 @@ def to_float(images: jax.Array | np.ndarray, signed: bool = False) -> jax.Array:
     return 2 * unit - 1 if signed else unit
 
 
-def to_uint8(images: jax.Array | np.ndarray, signed: bool = False) -> jax.Array:
-    """The nearest grey levels of values in [0, 1], or in [-1, 1] where `signed`; clipped (traceable)."""
+def to_levels(images: jax.Array | np.ndarray, signed: bool = False) -> jax.Array:
+    """The nearest grey levels of values in [0, 1], or in [-1, 1] where `signed`; clipped (traceable).
+
+    Floating point, so that what is not finite is still seen: NaN there, and no grey level.
+    """
     unit = (images + 1) / 2 if signed else images
-    return jnp.clip(jnp.round(255 * unit), 0, 255).astype(jnp.uint8)
+    levels = jnp.clip(jnp.round(255 * unit), 0, 255)
+    return jnp.where(jnp.isfinite(unit), levels, jnp.nan)
 
 
 def grid_png(images_NHWC: np.ndarray, columns: int = 8, scale: int = 1) -> str:
-    """A PNG (base64) of uint8 images in rows of `columns`, white lines between them, pixels `scale` wide."""
-    images_NHWC = np.asarray(images_NHWC)
+    """A PNG (base64) of images in rows of `columns`, white lines between them, pixels `scale` wide.
+
+    images_NHWC: grey levels; what is NaN stays white.
+    """
+    images_NHWC = np.nan_to_num(np.asarray(images_NHWC), nan=255)
     count, height, width, channels = images_NHWC.shape
     columns = max(1, min(columns, count))
     lines = -(-count // columns)

@@ -109,12 +109,12 @@ class TransformerFamily:
         prompt_BP = rows_B["tokens"][:, : self.sampling.prompt_tokens]
         tokens_BT = generate(model, keys_B, prompt_BP, form, self.sampling)
         length_B = jnp.minimum(jnp.sum(jnp.cumsum(tokens_BT == stop, 1) == 0, 1) + 1, self.row_length)
-        rows = {
-            "tokens": tokens_BT,
+        drawn_BT = jnp.where(tokens_BT < 0, jnp.nan, tokens_BT.astype(jnp.float32))  # exact below 2^24
+        return {
+            "tokens": drawn_BT,
             "length": length_B,
             "prompt": jnp.minimum(length_B, self.sampling.prompt_tokens),
         }
-        return {name: x.astype(self.spec[name][1]) for name, x in rows.items()}
 
     def measure(self, model: Any, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
         """Diversity of the samples, the share of the real rows' rare tokens that they hold, and copies of real rows."""

@@ -151,10 +151,11 @@ class VAEFamily:
         mean = jax.nn.sigmoid(model.decode(_normals(keys_2B[0], self.model.latent)))
         if self.sampling.draw == "full":
             if self.model.likelihood == "bernoulli":
-                mean = (jax.vmap(lambda key: jax.random.uniform(key, self.shape))(keys_2B[1]) < mean) * 1.0
+                lit = jax.vmap(lambda key: jax.random.uniform(key, self.shape))(keys_2B[1]) < mean
+                mean = jnp.where(jnp.isnan(mean), mean, lit)
             else:
                 mean += model.scale * jax.vmap(lambda key: jax.random.normal(key, self.shape))(keys_2B[1])
-        return {"image": images.to_uint8(mean), "label": jnp.full_like(rows_B["label"], -1)}
+        return {"image": images.to_levels(mean), "label": jnp.full_like(rows_B["label"], -1)}
 
     def measure(self, model: Any, samples: Rows, real: Rows, test: Rows) -> dict[str, float]:
         """What the families of images share: distances, precision and recall, class shares, copies."""
@@ -193,7 +194,7 @@ def _pictures(
     prior_NZ = reshard(jax.random.normal(key, (count, family.model.latent)), "data")
     drawn = jax.nn.sigmoid(model.decode(prior_NZ))
     again = jax.nn.sigmoid(model.decode(model.encode(images.to_float(reshard(originals, "data")))[0]))
-    return reshard(images.to_uint8(drawn)), reshard(images.to_uint8(again))
+    return reshard(images.to_levels(drawn)), reshard(images.to_levels(again))
 
 
 def build(model: VAEConfig, data: Data, sample: Sample, dataset: ImageDataset) -> VAEFamily:

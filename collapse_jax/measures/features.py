@@ -57,7 +57,10 @@ class Features:
             "random": "random convolutions",
             "inception": "InceptionV3",
         }[self.space]
-        return f"{said}; {self.accuracy:.1%} of held-out rows named rightly" if self.classes else said
+        if not self.classes:
+            return said
+        share = "no" if np.isnan(self.accuracy) else f"{self.accuracy:.1%} of"
+        return f"{said}; {share} held-out rows {'have a class' if share == 'no' else 'named rightly'}"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features float32 [N, D]."""
@@ -141,6 +144,8 @@ def obtain(space: str, dataset: Dataset, store: Path) -> Features:
         _save(path, made)
     accuracy = float(made.pop("accuracy"))
     arrays = {**made, **{f"inception/{name}": a for name, a in given.items()}}
+    if bad := [name for name, a in arrays.items() if not np.isfinite(a).all()]:
+        raise BadInput(f"features: {bad[0]} is not finite; give other weights, or set features='random'")
     return Features(space, classes if len(classes) > 1 else (), accuracy, arrays, digest(arrays))
 
 

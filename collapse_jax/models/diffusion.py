@@ -144,7 +144,7 @@ def split(
     else:
         x0, noise = output, (x_t - signal * output) / sigma
     if limit:
-        x0 = jnp.clip(x0, -limit, limit)
+        x0 = jnp.where(jnp.isfinite(x0), jnp.clip(x0, -limit, limit), jnp.nan)
         noise = (x_t - signal * x0) / sigma
     return x0, noise
 

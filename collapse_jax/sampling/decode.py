@@ -81,15 +81,16 @@ def allowed(logits_BV: jax.Array, ids: int) -> jax.Array:
 
 
 def draw(logits_BV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row, with the random numbers of (row key, position).
+    """One token per row, with the random numbers of (row key, position); -1 where the logits are not finite.
 
     Two Gumbel maxima, the first over groups of about sqrt(V) tokens and their total chances, the second within
     the group: the same distribution from 2 sqrt(V) random numbers instead of V, and the rarest tokens are
     drawn at their rate although the numbers have 24 bits.
     """
     logits_BV = reshard(logits_BV, "data", None)
+    finite_B = jnp.isfinite(jnp.max(logits_BV, -1))
     if sampling.temperature == 0.0:
-        return jnp.argmax(logits_BV, -1).astype(jnp.int32)
+        return jnp.where(finite_B, jnp.argmax(logits_BV, -1), -1).astype(jnp.int32)
     chances_BV = filtered(logits_BV, sampling)
     rows, vocabulary = chances_BV.shape
     size = math.isqrt(vocabulary - 1) + 1
@@ -106,7 +107,7 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling:
     group_B = jnp.argmax(jax.nn.logsumexp(chances_BNS, -1) + noise_BM[:, :groups], -1)
     mine = jnp.arange(groups)[:, None] == group_B[:, None, None]
     within_BS = jnp.max(jnp.where(mine, chances_BNS, -jnp.inf), 1) + noise_BM[:, groups:]
-    return (size * group_B + jnp.argmax(within_BS, -1)).astype(jnp.int32)
+    return jnp.where(finite_B, size * group_B + jnp.argmax(within_BS, -1), -1).astype(jnp.int32)
 
 
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -131,7 +132,7 @@ class RowForm(NamedTuple):
 def generate(
     model: Transformer, keys_B: jax.Array, prompt_BP: jax.Array, form: RowForm, sampling: Sampling
 ) -> jax.Array:
-    """Rows of tokens [B, L], int32: the P >= 0 tokens of the prompt, then tokens drawn one by one.
+    """Rows of tokens [B, L], int32: the P >= 0 tokens of the prompt, then tokens drawn one by one (see `draw`).
 
     Traceable; `form` and `sampling` are static. L is at most the model's context and P at most L. After each
     stage the rows that have not ended are put first, and the next one computes as small a part of the batch as

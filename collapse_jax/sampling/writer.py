@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -18,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 from collapse_jax import faults, interrupt, processes, rng
 from collapse_jax import mesh as meshes
 from collapse_jax.config import number
-from collapse_jax.data.records import Row, RowSource, ShardWriter, shard_name
-from collapse_jax.families import Family
+from collapse_jax.data.records import Row, RowSource, ShardWriter, Spec, shard_name
+from collapse_jax.families import Batch, Family
 from collapse_jax.lanes import axis, filled, over, stack
 from collapse_jax.lineage import Generation
 
@@ -49,7 +50,7 @@ class Sampler:
     def _sample(self, models_G: Any, keys_G: jax.Array, indices_GB: jax.Array, rows_GB: Any) -> Any:
         def one(model: nnx.Module, key: jax.Array, indices_B: jax.Array, rows_B: Any) -> Any:
             keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices_B)
-            return self.family.sample(model, keys_B, rows_B)
+            return _settled(self.family.sample(model, keys_B, rows_B), self.family.spec)
 
         drawn = over(one, self.lanes, (0, 0, 0, 0))(models_G, keys_G, indices_GB, rows_GB)
         if jax.process_count() > 1:  # every process gets all rows, so that any can write any shard
@@ -58,8 +59,8 @@ class Sampler:
 
     def batches(
         self, models_G: Any, streams: Sequence[tuple[int, int]], spans: Sequence[Spans], real: RowSource
-    ) -> Iterator[list[tuple[int, int, Row]]]:
-        """The rows of `spans` [(first, rows), ...] of each lane, as lists of (lane, first row, batch).
+    ) -> Iterator[list[tuple[int, int, Row, bool]]]:
+        """The rows of `spans` [(first, rows), ...] of each lane, as lists of (lane, first row, batch, finite).
 
         streams: (seed, generation) of each lane. Row i is conditioned on real row i (modulo their number).
         """
@@ -104,9 +105,18 @@ def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarr
     return indices.astype(np.uint32), real.take(indices % len(real))
 
 
-def _fetch(drawn: Callable[[], Any], due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row]]:
-    found = {name: np.asarray(x) for name, x in drawn().items()}
-    return [(g, first, {name: x[g, :rows] for name, x in found.items()}) for g, first, rows in due]
+def _settled(drawn: Batch, spec: Spec) -> tuple[Batch, jax.Array]:
+    """The rows as the spec has them, and which of them were finite before [B]: NaN is 0 as a whole number."""
+    finite = [jnp.all(jnp.isfinite(x), range(1, x.ndim)) for x in drawn.values()]
+    return {name: drawn[name].astype(spec[name][1]) for name in drawn}, jnp.all(jnp.stack(finite), 0)
+
+
+def _fetch(drawn: Callable[[], Any], due: list[tuple[int, int, int]]) -> list[tuple[int, int, Row, bool]]:
+    rows_GB, finite_GB = jax.tree.map(np.asarray, drawn())
+    return [
+        (g, first, {name: x[g, :rows] for name, x in rows_GB.items()}, bool(finite_GB[g, :rows].all()))
+        for g, first, rows in due
+    ]
 
 
 def plan_shards(have: list[tuple[int, int]], rows: int, per_shard: int) -> list[tuple[int, int]]:
@@ -139,8 +149,8 @@ def write(
     streams = [(g.recipe["seed"], g.recipe["generation"]) for g in generations]
     try:
         for found in sampler.batches(models_G, streams, [job.missing for job in jobs], real):
-            for lane, first, batch in found:
-                jobs[lane].add(first, batch)
+            for lane, first, batch, finite in found:
+                jobs[lane].add(first, batch, finite)
             done(sum(job.written for job in jobs))
             faults.point("sample/batch")
             interrupt.poll()
@@ -168,9 +178,8 @@ class _Job:
         self.shard: ShardWriter | None = None
         self.finite, self.written = True, 0
 
-    def add(self, first: int, batch: Row) -> None:
-        floats = (x for x in batch.values() if np.issubdtype(x.dtype, np.floating))
-        self.finite = self.finite and all(np.all(np.isfinite(x)) for x in floats)
+    def add(self, first: int, batch: Row, finite: bool) -> None:
+        self.finite = self.finite and finite
         if not self.finite:
             return
         if self.mine.get(first):
