@@ -192,14 +192,14 @@ def _lost(number: int) -> None:
     """End this process because another is gone; process 0 tells the rest."""
     if _leaving:
         return
-    if _door is not None:
-        _door.tell(number)
-    _end(f"{_who()} has lost process {number}; run the same command again")
+    _end(f"{_who()} has lost process {number}; run the same command again", number)
 
 
-def _end(line: str) -> NoReturn:
+def _end(line: str, lost: int | None = None) -> NoReturn:
     """Say why and end: neither the others nor JAX's own end, which waits for them, can be waited for."""
-    with _last_word:
+    with _last_word:  # those who are told of a loss end as well
+        if _door is not None and lost is not None:
+            _door.tell(lost)
         print(f"collapse: {line}", file=sys.stderr)
         _exit(1)
 
