@@ -237,7 +237,7 @@ def test_sample_prints_the_rows_of_the_store(toy_run, capsys):
     assert cli.main(["sample", str(toy_run), f"--generation={name[:8]}", "-n", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = files.read_json(toy_run / "generations" / name / "show.json")["lines"]
-    assert lines == shown[:3]
+    assert lines[1::2] == shown[:3] and lines[::2] == [f"--- sample {index} ---" for index in range(3)]
 
 
 def test_plan_writes_no_generation(tmp_path, capsys):

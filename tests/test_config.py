@@ -125,6 +125,7 @@ def config_file(tmp_path: Path) -> str:
 def test_overrides(config_file):
     found = config.load(config_file, ["--config.train.lr=0.5", "--config.seeds=(3,)"])
     assert found.train.lr == 0.5 and tuple(found.seeds) == (3,)
+    assert config.load(config_file, ["--config.train.rl=0.5"]).train.rl == 0.5  # for `resolve` to refuse
     assert config.sweep(config_file) == [{"train.lr": 0.1}, {"train.lr": 0.2}]
 
 

@@ -50,6 +50,7 @@ def refused(capsys, *arguments: str) -> str:
     (["plan", f"--config={THEORY}", "--config.seeds=3"], "config.panels.gaussian.seeds"),
     (["plan", f"--config={THEORY}", "--config.panels.gausian.rows=3"], "(did you mean config.panels.gaussian?)"),
     (["plan", f"--config={THEORY}", "--config.panels.gaussian.family=kd"], "(did you mean kde?)"),
+    (["plan", f"--config={THEORY}", "--config.panels.gaussian.metrics=[{}]"], "metrics has {} and gaussian measures"),
     (["plan", f"--config={THEORY}", "--config.panels.gaussian=3"], "make one with closed_form.panel()"),
     (["run", f"--config={CONFIG}", "--workdir=x", "--sweep=2"], "sweep() has points 0 to 1"),
     (["run", f"--config={CONFIG}", "--workdir=x", "--sweep", "--config.sample.temperature=2"],
