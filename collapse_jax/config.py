@@ -152,7 +152,8 @@ def change(config: ConfigDict, name: str, value: Any, as_written: bool = False) 
     as_written: the value is text from the command line and becomes what the setting holds. A name that leads
     nowhere is marked, so that `resolve` refuses it together with all else that is wrong.
     """
-    group, rest = config, name
+    group: Any = config
+    rest = name
     while True:
         kinds = _kinds(group)
         keys = {str(key): key for key in kinds}

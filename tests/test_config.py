@@ -86,7 +86,7 @@ def test_bad_values_get_one_line(given, said):
     {"steps": jnp.int32(7), "on": jnp.bool_(True), "seeds": (np.int64(0), 1), "inner": Inner(rate=0.5)},
 ])  # fmt: skip
 def test_scalars_of_numpy_and_jax_are_numbers(given):
-    resolved = config.resolve(Outer, config.Door(given))
+    resolved = config.resolve(Outer, config.Door(given))  # pyright: ignore[reportArgumentType]
     assert resolved == Outer(steps=7, on=True, inner=Inner(rate=0.5))
     assert [type(x) for x in (resolved.steps, resolved.on, resolved.seeds[0])] == [int, bool, int]
 

@@ -29,8 +29,8 @@ def problem(source: str) -> str | None:
 def load(source: str, data_dir: str = "", column: str = "", label_column: str = "") -> Pictures:
     """The pictures of a source that `problem` has passed, other than rows:DIR. Raises `BadInput`.
 
-    data_dir: where TFDS keeps its files ("": its own default). column, label_column: of a TFDS table that hold the pictures
-    and their classes ("": see `columns.choose`).
+    data_dir: where TFDS keeps its files ("": its own default). column, label_column: of a TFDS table that hold the
+    pictures and their classes ("": see `columns.choose`).
     """
     kind, _, name = source.partition(":")
     return {
