@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import CONFIG
 
-from collapse_jax import checkpoint, cli, files, run
+from collapse_jax import checkpoint, cli, files, report, run
 from collapse_jax import workdir as workdirs
 from collapse_jax.config import BadInput
 from collapse_jax.console import trouble
