@@ -80,8 +80,8 @@ class Gaussian(Family):
             yield f"rows={least} in a generation is too few for a covariance; use at least 2"
 
     def definite(self, workflow: Workflow) -> bool:
-        """Whether every fit has full rank: more rows than dimensions in every mixture."""
-        return min(m.take for m in workflow.mixtures) > self.dim
+        """Whether every fit has full rank: more rows than dimensions in every mixture, and draws that spread."""
+        return min(m.take for m in workflow.mixtures) > self.dim and self.narrow > 0
 
     def metrics(self, workflow: Workflow) -> tuple[str, ...]:
         names = ("variance_ratio", "mean_error")
@@ -226,10 +226,10 @@ class Gaussian(Family):
             return v * root * (np.sqrt(self.narrow) if s else 1.0)
 
         std = moments.along_chain(workflow, 1.0, alpha)
-        log = self._chain_laws(workflow)["log_determinant"]
-        return {
+        laws = self._chain_laws(workflow) if self.definite(workflow) else {}
+        log = {"log_variance": laws["log_determinant"]} if laws else {}
+        return log | {
             "std_ratio": Prediction(std, "alpha^t, alpha = sqrt(2/(n-lost)) Gamma(n/2)/Gamma((n-1)/2)"),
-            "log_variance": log,
             "wasserstein2": Prediction(
                 error + self.variance * (fitted - 2 * std + 1),
                 "E mu^2 + E (sigma - sigma_0)^2 from variance_ratio, mean_error, std_ratio",

@@ -22,7 +22,7 @@ from collapse_jax.console import loud
 from collapse_jax.lineage import generation_id
 from collapse_jax.workflows import Arm, Workflow
 
-RECIPE_VERSION = 2  # raise it when results would change
+RECIPE_VERSION = 3  # raise it when results would change
 FEWEST_SEEDS = 20  # with fewer the mean's distance in standard errors is far from normal
 
 
