@@ -27,9 +27,15 @@ def test_interference_is_students_t():
         (Memory(symbols=200, width=40), Arm("accumulate"), 0.01),
         (Memory(symbols=200, width=40, strength="head"), Arm("replace"), 0.01),
         (Memory(symbols=200, width=40, strength="counts"), Arm("replace"), 0.02),
+        (Memory(symbols=200, width=40, strength="counts"), Arm("table", table=((1,), (0.4, 0.8))), 0.02),
+        (
+            Memory(symbols=200, width=40, strength="counts", rank_cut=30),
+            Arm("table", table=((1,), (0.4, 0.8))),
+            0.02,
+        ),
         (Memory(symbols=200, width=40, rank_cut=30), Arm("table", table=((1,), (0.2, 0.8))), 0.01),
     ],
-    ids=["seen", "head", "counts", "cut"],
+    ids=["seen", "head", "counts", "counts mixed", "counts mixed and cut", "cut"],
 )
 def test_simulation_follows_the_prediction(family, arm, tolerance):
     """Facts stored: within four standard errors. The loss: to leading order, within a per cent or two."""
@@ -40,6 +46,21 @@ def test_simulation_follows_the_prediction(family, arm, tolerance):
         law = laws[name].values
         assert (np.abs(mean - law) < 4 * error + slack * law + 1e-9).all(), (name, mean, law, error)
     assert laws["stored"].exact and not laws["test_loss"].exact
+
+
+def test_counts_of_two_sources_by_a_sum_over_both():
+    """The loss of a mixed generation: both counts of every fact listed one by one."""
+    family, real, made, loss = Memory(symbols=20, width=5, strength="counts", rank_cut=6), 4, 8, 0.0
+    p, asked, total = zipf(1.5, 20), family.asked, real + made
+    squares = (real * p * (1 - p) + made * asked * (1 - asked) + (real * p + made * asked) ** 2) / total**2
+    for x in range(20):
+        noise = squares.sum() - squares[x]
+        for a in range(real + 1):
+            for b in range(made + 1):
+                chance = stats.binom.pmf(a, real, p[x]) * stats.binom.pmf(b, made, asked[x])
+                loss += p[x] * chance * stats.t.sf((a + b) / total * np.sqrt(5 / noise), 5)
+    law = family.predict(workflow(Arm("table", table=((1,), (0.4, 0.8))), 10, 2))["test_loss"].values[1]
+    assert law == pytest.approx(loss, rel=1e-10)
 
 
 def _loss(rows: int, **settings) -> float:

@@ -147,6 +147,30 @@ def test_regression_laws():
     assert "test_loss" not in Regression(dim=d).predict(halves)
 
 
+def test_laws_say_whether_they_are_exact():
+    """Real rows that come late lie on a grid of their own, also where their first row is the source's first."""
+    from collapse_jax.closed_form.kde import KernelDensity
+
+    table = Arm("table", table=((0.5,), (1.0, 0.5)))
+    for data, exact in (("circles", False), ("swiss_roll", True)):
+        found = KernelDensity(data=data).predict(Workflow(table, 10, 2))
+        assert found["second_moment"].exact == exact
+    assert KernelDensity(data="circles").predict(Workflow(Arm("augment"), 10, 3))["second_moment"].exact
+    still = Gaussian(narrow=0.0).predict(Workflow(Arm("replace"), 10, 3))  # samples that are all one point
+    assert still["variance_ratio"].values.tolist()[1:] == [0, 0] and "test_loss" not in still
+
+
+def test_the_characteristic_function_of_fast_waves():
+    """Swiss roll: against four million points in place of the nodes of a quadrature."""
+    from collapse_jax.closed_form import shapes
+
+    u, wave = (np.arange(4_000_000) + 0.5) / 4_000_000, 300.0
+    t, center = shapes.ROLL[0] + (shapes.ROLL[1] - shapes.ROLL[0]) * u, shapes.center("swiss_roll")
+    axes = zip((t * np.cos(t), shapes.WIDTH * u, t * np.sin(t)), center, strict=True)
+    slow = np.mean([np.cos(wave * (x - c)).mean() for x, c in axes])
+    assert abs(shapes.characteristic("swiss_roll", 10, 0.0, wave) - slow) < 1e-8
+
+
 def test_growing_schedules():
     """sum n_i / N_i^2: a pool that doubles ends at 1.5, blocks of 2n at 1.43 (Dey & Donoho)."""
     family = Exponential(distribution="normal", mean=0.0)

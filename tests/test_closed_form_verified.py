@@ -5,18 +5,58 @@ import pytest
 from closed_form_oracle import assert_follows, same_law, workflow
 from scipy import integrate, stats
 
-from collapse_jax.closed_form import engine
-from collapse_jax.closed_form.verified import Verified, binomial_nodes
+from collapse_jax.closed_form import binomial, engine
+from collapse_jax.closed_form.verified import Verified
 from collapse_jax.workflows import Arm
 
 
-def test_quadrature_has_the_moments_of_the_binomial():
-    for trials, p in ((500, 0.37), (100, 0.02), (40, 0.5), (7, 0.3), (10, 1.0)):
-        values, weights = binomial_nodes(trials, p)
-        whole = np.arange(trials + 1)
-        chance = stats.binom.pmf(whole, trials, p)
-        for f in (lambda x, n=trials: (x / n) ** 9, lambda x, n=trials: np.exp(-x / n)):
-            assert weights @ f(values) == pytest.approx(chance @ f(whole), rel=1e-9)
+@pytest.mark.parametrize(
+    ("trials", "p"), [(500, 0.37), (100, 0.02), (7, 0.3), (10, 1.0), (0, 0.5), (20_000, 0.2)]
+)
+def test_the_counts_of_a_binomial_give_its_sums(trials, p):
+    """Against every count, where all are visited and where they are spaced."""
+    whole = np.arange(trials + 1)
+    chance = stats.binom.pmf(whole, trials, p)
+    for most in (200, 1000):
+        values, weights = binomial.counts(trials, p, most)
+        for f in (lambda x: x**3.0, lambda x: np.exp(-x / (trials + 1))):
+            assert weights @ f(values) == pytest.approx(chance @ f(whole), rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("settings", "real", "synthetic"),
+    [
+        ({"keep_right": 0.02, "keep_wrong": 0.01}, 0, 30),
+        ({"keep_right": 0.2, "keep_wrong": 0.1}, 0, 60),
+        ({"wrong": 0.5, "margin": 3.0, "dim": 2, "keep_right": 0.3}, 0, 40),
+        ({"wrong": 0.5, "margin": 10.0, "dim": 2}, 1, 40),
+        ({"dim": 1, "margin": 0.5, "wrong": 0.5, "keep_right": 0.1}, 2, 60),
+    ],
+)
+def test_expected_error_is_the_sum_over_every_outcome(settings, real, synthetic):
+    """Few kept rows too: none, or one, is as likely as any."""
+    family, total = Verified(**settings), 0.0
+    for kept in range(synthetic + 1):
+        wrong = np.arange(kept + 1)
+        chance = stats.binom.pmf(wrong, kept, family.wrong * family.keep_wrong / family.kept)
+        rows = real + kept
+        error = family._error_at(family.margin * (rows - 2 * wrong) / np.sqrt(rows)) if rows else 0.5
+        total += stats.binom.pmf(kept, synthetic, family.kept) * (chance * error).sum()
+    assert family.expected_error(real, synthetic) == pytest.approx(total, abs=1e-11)
+
+
+def test_the_error_of_a_direction_keeps_its_mass():
+    """Against the noncentral t, also where rows lie behind the origin; and right and wrong add up to one."""
+    shift = np.array([-5.0, 0.0, 5.0, 9.2])
+    for dim, margin in ((2, 10.0), (3, 30.0), (4, 1.0)):
+        family = Verified(dim=dim, margin=margin)
+        slow = [slow_error(dim, margin, s / margin / 10, 100) for s in shift]
+        np.testing.assert_allclose(family._error_at(shift), slow, atol=1e-5)
+        np.testing.assert_allclose(family._error(shift), family._error_at(shift), atol=1e-10)
+        mirrored = family._error_at(shift) + family._error_at(
+            -shift
+        )  # the other way is wrong where this is right
+        np.testing.assert_allclose(mirrored, 1, atol=1e-11)
 
 
 @pytest.mark.parametrize(("dim", "synthetic"), [(1, 12), (2, 40), (6, 40)])
@@ -107,3 +147,5 @@ def test_a_model_that_labels_its_own_inputs_is_helped_by_a_verifier():
 
 def test_bad_settings_get_a_line():
     assert len(list(Verified(margin=0.0, keep_right=0.0, keep_wrong=0.0).problems())) == 2
+    assert len(list(Verified(wrong=1.0, keep_wrong=0.0).problems())) == 1  # nothing would be kept
+    assert not list(Verified(wrong=1.0, keep_wrong=0.0, labels="model").problems())

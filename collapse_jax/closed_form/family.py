@@ -42,6 +42,7 @@ class Family:
     units: metric -> unit of everything `measure` may return.
     signed: those that may be negative; the mean of any other is not normal while its error is over a tenth.
     at_end: metric -> unit of what `outcome` may return.
+    numbered: what a real row is depends on its number in the source, and `real` takes `start`, that of its first.
     resamples: `draw` picks rows of the generation's own mixture (kernel densities) and takes `pick`.
     """
 
@@ -49,6 +50,7 @@ class Family:
     signed: ClassVar[tuple[str, ...]] = ()
     at_end: ClassVar[Mapping[str, str]] = {}
     resamples: ClassVar[bool] = False
+    numbered: ClassVar[bool] = False
     draws_statistics: ClassVar[bool] = False
 
     def problems(self) -> Iterator[str]:
@@ -67,8 +69,8 @@ class Family:
         """What one seed keeps for its whole chain: true parameters, fixed inputs, test points."""
         raise NotImplementedError
 
-    def real(self, truth: Tree, key: jax.Array, rows: int) -> Tree:
-        """Real rows: a pytree of arrays [rows, ...]."""
+    def real(self, truth: Tree, key: jax.Array, rows: int, **start: Any) -> Tree:
+        """Real rows: a pytree of arrays [rows, ...]. With `numbered` a keyword `start` says which of the source."""
         raise NotImplementedError
 
     def fit(self, truth: Tree, rows: Tree, weight: jax.Array) -> Tree:

@@ -80,8 +80,8 @@ class Gaussian(Family):
             yield f"rows={least} in a generation is too few for a covariance; use at least 2"
 
     def definite(self, workflow: Workflow) -> bool:
-        """Whether every fit has full rank: more rows than dimensions in every mixture."""
-        return min(m.take for m in workflow.mixtures) > self.dim
+        """Whether every fit has full rank: more rows than dimensions in every mixture, and draws that spread."""
+        return min(m.take for m in workflow.mixtures) > self.dim and self.narrow > 0
 
     def metrics(self, workflow: Workflow) -> tuple[str, ...]:
         names = ("variance_ratio", "mean_error")
@@ -286,19 +286,19 @@ class Gaussian(Family):
             return moments.along_chain(workflow, 1.0, step)
 
         std = power(1)
-        log = self._chain_laws(workflow)["log_determinant"]
+        laws = self._chain_laws(workflow) if self.definite(workflow) else {}
+        log = {"log_variance": laws["log_determinant"]} if laws else {}
         distance = error + self.variance * (fitted - 2 * std + 1)
         errors, squares = fourth_G5[:, 0], fourth_G5[:, 3]
         with np.errstate(invalid="ignore"):
             stds = np.where(np.isinf(squares), np.inf, squares - 4 * power(3) + 6 * fitted - 4 * std + 1)
         at_most = self.variance * (np.sqrt(errors) + np.sqrt(np.maximum(stds, 0)))
-        return {
+        return log | {
             "std_ratio": Prediction(
                 std,
                 "alpha^t, alpha = sqrt(2/(n-lost)) Gamma(n/2)/Gamma((n-1)/2)",
                 spread=moments.spread(fitted, std),
             ),
-            "log_variance": log,
             "wasserstein2": Prediction(
                 distance,
                 "E mu^2 + E (sigma - sigma_0)^2 from variance_ratio, mean_error, std_ratio",

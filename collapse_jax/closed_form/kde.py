@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.closed_form import draws, shapes
+from collapse_jax.closed_form import draws, plan, shapes
 from collapse_jax.closed_form.family import Family, Prediction
 from collapse_jax.config import choice, number
 from collapse_jax.workflows import Workflow
@@ -139,8 +139,9 @@ class KernelDensity(Family):
         """Any table: second_moment and characteristic. Real rows that arrive late on evenly placed curves
         have grids of their own, for which the first one's moments stand to leading order.
         """
-        first, shares = workflow.rows_needed(0), workflow.table()
-        late = any(s.source == 0 and s.start for m in workflow.mixtures[1:] for s in m.slices)
+        shares = workflow.table()
+        real = [b for b in plan.blocks(workflow) if b.source == 0]
+        first, late = sum(b.rows for b in real if b.born == 0), any(b.born for b in real)
         squares = [shapes.second_moment(self.data, first, self.spread)]
         waves = [shapes.characteristic(self.data, first, self.spread, self.frequency)]
         for m, share in zip(workflow.mixtures, shares / shares.sum(1, keepdims=True), strict=True):

@@ -19,16 +19,16 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import binom
 from scipy.stats import t as student
 
-from collapse_jax.closed_form import draws
+from collapse_jax.closed_form import binomial, draws
 from collapse_jax.closed_form.family import Family, Prediction
 from collapse_jax.closed_form.hutter import absence, locate, zipf
 from collapse_jax.config import choice, number
 from collapse_jax.workflows import Workflow
 
 Arrays = dict[str, jax.Array]
+COUNTS, COUNTS_OF_TWO = 200, 64  # of a fact's rows that a sum visits: of one law, of each of two
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Memory(Family):
                 sum(s.rows for s in m.slices if s.source == 0),
                 sum(s.rows for s in m.slices if s.source),
             )
-            if self.strength == "counts" and all(sizes):
-                continue
+            if not self.rank_cut:  # one law
+                sizes = (m.available, 0)
             stored[t], loss[t] = self._expected(p, ((p, sizes[0]), (asked, sizes[1])))
         law = "sum_x p_x E P(t_d > q_x sqrt(d / sum q^2)), a half where unseen; interference at its mean"
         exact = "sum over facts of P(seen)"
@@ -124,19 +124,15 @@ class Memory(Family):
             noise = np.maximum(seen.sum() - seen, 1e-300)
             wrong = student.sf(np.sqrt(self.width / noise), self.width)
             return float(seen.sum()), float(p @ (seen * wrong + 0.5 * (1 - seen)))
-        q, rows = next(part for part in parts if part[1])
-        squares = q * (1 - q) / rows + q**2  # E (c/T)^2
+        total = sum(rows for _, rows in parts)
+        mean = sum((rows * q for q, rows in parts), np.zeros(len(p)))
+        squares = sum((rows * q * (1 - q) for q, rows in parts), mean**2) / total**2  # E (c/T)^2
         noise = np.maximum(squares.sum() - squares, 1e-300)
-        levels, weights = _counts(q, rows)
-        wrong = student.sf(levels / rows * np.sqrt(self.width / noise[:, None]), self.width)
-        return float(seen.sum()), float(p @ (weights * wrong).sum(1))
-
-
-def _counts(q: np.ndarray, rows: int, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Levels and weights [K, most] of Binomial(rows, q): all counts, or evenly spaced ones when they are many."""
-    mean, spread = rows * q, 8 * np.sqrt(rows * q * (1 - q)) + 20
-    low, high = np.maximum(np.floor(mean - spread), 0), np.minimum(np.ceil(mean + spread), rows)
-    step = np.maximum(np.ceil((high - low + 1) / most), 1)
-    levels = low[:, None] + step[:, None] * np.arange(most)
-    weights = binom.pmf(levels, rows, q[:, None])
-    return levels, weights / weights.sum(1, keepdims=True)
+        scale = np.sqrt(self.width / noise[:, None]) / total
+        most = COUNTS if min(rows for _, rows in parts) == 0 else COUNTS_OF_TWO
+        (real, of_real), (made, of_made) = (binomial.counts(rows, q, most) for q, rows in parts)
+        terms = (
+            weight * (of_real * student.sf((real + level[:, None]) * scale, self.width)).sum(1)
+            for level, weight in zip(made.T, of_made.T, strict=True)
+        )
+        return float(seen.sum()), float(p @ sum(terms, np.zeros(len(p))))

@@ -45,7 +45,8 @@ class Pool:
     base, begin, end: [generations, runs]; row v of a mixture with begin <= v < end lies at base + v - begin.
     available, take: rows of the mixture, and how many of them are used.
     write, made: where the samples go and how many are kept; late_write, late: the same for real rows that are
-        drawn after the generation. first: (address, rows) of the real rows drawn before the first fit.
+        drawn after the generation, and late_start which row of the source is the first of them. first: (address, rows)
+        of the real rows drawn before the first fit.
     whole: every mixture is the front of the array.
     """
 
@@ -59,6 +60,7 @@ class Pool:
     made: np.ndarray
     late_write: np.ndarray
     late: np.ndarray
+    late_start: np.ndarray
     first: tuple[tuple[int, int], ...]
     whole: bool
 
@@ -120,13 +122,13 @@ def pool(workflow: Workflow) -> Pool:
             start, rows = found[j] if j < len(found) else (0, 0)
             base[t, j], begin[t, j], end[t, j] = start, at, at + rows
             at += rows
-    write, made, late_write, late = (np.zeros(steps, np.int32) for _ in range(4))
+    write, made, late_write, late, late_start = (np.zeros(steps, np.int32) for _ in range(5))
     for group in _groups(parts):
         t, place, rows = group[0].born - 1, address[id(group[0])], sum(b.rows for b in group)
         if t >= 0 and group[0].source:
             write[t], made[t] = place, rows
         elif t >= 0:
-            late_write[t], late[t] = place, rows
+            late_write[t], late[t], late_start[t] = place, rows, group[0].start
     size = max(address[id(b)] + b.rows for b in parts)
     # A block is written whole at a fixed width, so the widest must fit behind the last address.
     room = max([size, *(write + made.max()), *(late_write + late.max())])
@@ -141,6 +143,7 @@ def pool(workflow: Workflow) -> Pool:
         made,
         late_write,
         late,
+        late_start,
         tuple((address[id(b)], b.rows) for b in parts if b.born == 0),
         width == 1 and not base.any(),
     )

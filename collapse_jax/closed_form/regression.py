@@ -21,7 +21,7 @@ import numpy as np
 from collapse_jax.closed_form import draws, moments
 from collapse_jax.closed_form.family import Family, Prediction
 from collapse_jax.config import choice, number
-from collapse_jax.workflows import Workflow
+from collapse_jax.workflows import Mixture, Workflow
 
 Arrays = dict[str, jax.Array]
 
@@ -41,13 +41,26 @@ class Regression(Family):
     units: ClassVar = {"test_loss": "squared error", "weight_norm": "squared units"}
     draws_statistics: ClassVar[bool] = True
 
+    @property
+    def numbered(self) -> bool:  # type: ignore[override]
+        """On one design real row i, also one that comes late, has input i modulo n."""
+        return self.design == "same"
+
     def refuses(self, workflow: Workflow) -> Iterator[str]:
-        least = min(m.take for m in workflow.mixtures)
+        least = min(self._inputs(workflow, m) for m in workflow.mixtures)
         if self.ridge == 0 and least < self.dim + 2:
             yield (
-                f"rows={least} in a generation is too few for least squares in dim={self.dim}: no error is "
-                f"expected below d + 2 = {self.dim + 2}; use more rows or ridge above 0"
+                f"rows={least} of different inputs in a generation are too few for least squares in "
+                f"dim={self.dim}: no error is expected below d + 2 = {self.dim + 2}; use more rows or ridge above 0"
             )
+
+    def _inputs(self, workflow: Workflow, mixture: Mixture) -> int:
+        """How many different inputs a generation is fitted on, at least d + 2 or all."""
+        n = workflow.rows
+        longest = max(min(s.rows, n) for s in mixture.slices)
+        if self.design == "fresh" or mixture.take < mixture.available or longest >= self.dim + 2:
+            return mixture.take
+        return len({(s.start + i) % n for s in mixture.slices for i in range(s.rows)})
 
     def truth(self, key: jax.Array, rows: int) -> Arrays:
         of_weights, of_inputs = jax.random.split(key)
@@ -57,15 +70,20 @@ class Regression(Family):
             out["gram"], out["basis"] = jnp.linalg.eigh(out["x"].T @ out["x"], symmetrize_input=False)
         return out
 
-    def real(self, truth: Arrays, key: jax.Array, rows: int) -> Arrays:
-        return self.draw(truth, truth["weights"], key, rows)
+    def real(self, truth: Arrays, key: jax.Array, rows: int, start: Any = 0) -> Arrays:
+        return self._labelled(truth, truth["weights"], key, rows, start)
 
     def draw(self, truth: Arrays, params: jax.Array, key: jax.Array, rows: int, **_: Any) -> Arrays:
+        return self._labelled(truth, params, key, rows)
+
+    def _labelled(
+        self, truth: Arrays, params: jax.Array, key: jax.Array, rows: int, start: Any = 0
+    ) -> Arrays:
         """Rows of labels; on one design row i carries the index of its input, i modulo n."""
         of_inputs, of_noise = jax.random.split(key)
         noise = np.sqrt(self.noise) * draws.normal(of_noise, (rows,))
         if self.design == "same":
-            index = jnp.arange(rows) % len(truth["x"])
+            index = (start + jnp.arange(rows)) % len(truth["x"])
             return {"input": index, "y": truth["x"][index] @ params + noise}
         x = draws.normal(of_inputs, (rows, self.dim))
         return {"x": x, "y": x @ params + noise}
@@ -128,14 +146,15 @@ class Regression(Family):
         if self.ridge or n < d + 2:
             return {}
         first = self.noise * d / (n - d - 1)
-        if self.design == "fresh":
-            law = self._fresh(workflow)
-        elif any(m.take < m.available for m in workflow.mixtures):
+        if any(m.take < m.available for m in workflow.mixtures):
             law = Prediction(
                 first * subsampled(workflow.generations),
-                "b (1 + sum_{2..t} (2 - 1/(j-1))/j^2 + 1 - 1/t) -> b (pi^2/2 - 2), leading order",
+                "b (1 + sum_{2..t} (2 - 1/(j-1))/j^2 + 1 - 1/t) -> b (pi^2/2 - 2), leading order "
+                "on one design and on fresh ones",
                 False,
             )
+        elif self.design == "fresh":
+            law = self._fresh(workflow)
         elif _whole_copies(workflow):
             found = moments.recursion(workflow, lambda center, spread, rows: first * n, first * n)
             law = Prediction(

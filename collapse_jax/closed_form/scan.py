@@ -204,7 +204,12 @@ def _put(
             continue
         rows = None
         if pool is not None or (real and how == "rows"):
-            rows = family.real(truth, k, width) if real else family.draw(truth, params, k, width, **extra)
+            place = {"start": in_pool["late_start"]} if family.numbered and pool is not None else {}
+            rows = (
+                family.real(truth, k, width, **place)
+                if real
+                else family.draw(truth, params, k, width, **extra)
+            )
         if pool is not None:
             counts = pool.late if real else pool.made
             rows_held = _write(

@@ -64,7 +64,7 @@ def characteristic(kind: str, rows: int, noise: float, frequency: float) -> floa
     if kind == "blobs":  # centre - mean = (1 - 1/B) u - sum of the B - 1 others / B, u uniform
         share = BOX * frequency / BLOBS / np.pi
         return float(blur * np.sinc((BLOBS - 1) * share) * np.sinc(share) ** (BLOBS - 1))
-    axes = zip(_marginals(kind, rows), center(kind), strict=True)
+    axes = zip(_marginals(kind, rows, frequency), center(kind), strict=True)
     return float(blur * np.mean([w @ np.cos(frequency * (x - c)) for (x, w), c in axes]))
 
 
@@ -85,10 +85,13 @@ def _curves(kind: str, rows: int) -> np.ndarray:
     return np.concatenate(halves)
 
 
-def _marginals(kind: str, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Points and weights of each axis without noise: the grid itself, or Gauss-Legendre nodes."""
+def _marginals(kind: str, rows: int, frequency: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points and weights of each axis without noise: the grid itself, or Gauss-Legendre nodes for this frequency."""
     if kind != "swiss_roll":
         return [(x, np.full(rows, 1 / rows)) for x in _curves(kind, rows).T]
-    x, w = np.polynomial.legendre.leggauss(400)
+    parts = 1 + int(frequency / 10)
+    nodes, of_nodes = np.polynomial.legendre.leggauss(400)
+    x = ((nodes + 1 + 2 * np.arange(parts)[:, None]) / parts - 1).ravel()
+    w = np.tile(of_nodes / parts, parts)
     t = ROLL[0] + (ROLL[1] - ROLL[0]) * (x + 1) / 2
     return [(t * np.cos(t), w / 2), (WIDTH * (x + 1) / 2, w / 2), (t * np.sin(t), w / 2)]
