@@ -14,6 +14,7 @@ from collapse_jax import workdir as workdirs
 from collapse_jax.config import BadInput
 from collapse_jax.console import trouble
 from collapse_jax.metrics import Curves, Log, Timings
+from collapse_jax.report import load
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -116,9 +117,9 @@ def test_edits_are_noticed_and_derived_again(toy_run, copy, capsys, name, old, n
 
 
 def test_a_report_leaves_out_what_no_manifest_vouches_for(copy, capsys):
-    before = report.load.read(copy).shows["replace"][1].lines
+    before = load.read(copy).shows["replace"][1].lines
     edited(copy / "generations" / first_id(copy) / "show.json", before[0], "0 " * 8)
-    assert report.load.read(copy).shows["replace"][1].lines not in (before, ("0 " * 8, *before[1:]))
+    assert load.read(copy).shows["replace"][1].lines not in (before, ("0 " * 8, *before[1:]))
     assert "show.json is damaged" in capsys.readouterr().err
 
 
