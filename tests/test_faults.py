@@ -1,5 +1,6 @@
 """Whatever happens to a run, the finished experiment is the one that nothing happened to."""
 
+import json
 import os
 import random
 import shutil
@@ -45,10 +46,13 @@ def untouched(tmp_path_factory) -> dict:
     return outcome(workdir) | {"curves": curves(workdir)}
 
 
-def curves(workdir: Path) -> dict[str, list[str]]:
-    """The logged steps of every fit."""
+def curves(workdir: Path) -> dict[str, list[int]]:
+    """The logged steps of every fit, each there once."""
     logs = (workdir / "logs").glob("*.jsonl")
-    return {p.name: [line.split(",")[0] for line in p.read_text().splitlines()] for p in logs}
+    steps = {p.name: [json.loads(line)["step"] for line in p.read_text().splitlines()] for p in logs}
+    for told in steps.values():
+        assert [s for s in told if s % 2 == 0] == list(range(2, told[-1] + 1, 2))  # log_every=2
+    return steps
 
 
 def resume(workdir: Path) -> dict:
