@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -20,13 +19,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from collapse_jax import peers
+from collapse_jax import cluster, peers
 from collapse_jax.config import BadInput
 
 LIMIT_S = 900.0  # how long a process waits for the others: longer than any program takes to compile
 JOIN_S = 300  # how long it waits for them to start
 LEAVE_S = 10.0  # and to end as well, before it leaves them
-EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _numbers = itertools.count()
 _moved = time.monotonic()
@@ -46,14 +44,13 @@ class Lost(RuntimeError):
 
 
 def initialize() -> None:
-    """Join the other processes, where there are any: named by `EXPLICIT`, or of a cluster that JAX detects.
+    """Join the other processes, where `cluster` knows of any; ends this one when they do not come.
 
-    JAX knows Cloud TPU slices, the steps of SLURM, Open MPI and indexed jobs of Kubernetes. Raises `BadInput` when
-    variables are missing or no numbers, `Lost` when the others do not come.
+    Raises `BadInput` when variables are missing or no numbers.
     """
     if joined():
         return
-    address, count, index = _explicit() or _detected() or ("", 1, 0)
+    address, count, index = cluster.explicit() or cluster.detected(JOIN_S) or ("", 1, 0)
     if count == 1:
         return
     where = peers.parsed(address)
@@ -83,58 +80,6 @@ def initialize() -> None:
         patience.cancel()
     threading.Thread(target=_watch, daemon=True, name="watchdog").start()
     _agreeing.start()
-
-
-def _explicit() -> tuple[str, int, int] | None:
-    """(address, processes, index) as the environment says it, None when it says nothing."""
-    there = [name for name in EXPLICIT if name in os.environ]
-    if not there:
-        return None
-    if os.environ.get("JAX_NUM_PROCESSES") == "1":
-        return "", 1, 0
-    if len(there) < len(EXPLICIT):
-        missing = ", ".join(name for name in EXPLICIT if name not in there)
-        raise BadInput(f"{there[0]} is set but not {missing}; set all three, or none for one process")
-    address, count, index = (os.environ[name] for name in EXPLICIT)
-    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise BadInput(f"JAX_PROCESS_ID={index} is not one of JAX_NUM_PROCESSES={count}, counted from 0")
-    return address, int(count), int(index)
-
-
-def _detected() -> tuple[str, int, int] | None:
-    """(address, processes, index) in the cluster that JAX finds itself in, None where there is none."""
-    from jax._src.clusters import (
-        ClusterEnv,
-    )  # what `jax.distributed.initialize` asks, which cannot say "alone"
-
-    kind: Any = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            kind = next((k for k in ClusterEnv._cluster_types if _possible(k) and k.is_env_present()), None)
-        if kind is None or (count := kind.get_process_count()) == 1:
-            return None
-        port = os.environ.get("JAX_COORDINATOR_PORT")
-        return kind.get_coordinator_address(JOIN_S, port), count, kind.get_process_id()
-    except (
-        Exception
-    ) as error:  # of many kinds: variables that are no numbers, a metadata server that is silent
-        name = kind.__name__ if kind else "a cluster"
-        raise BadInput(
-            f"JAX finds itself in {name} but cannot tell who is there ({_line(error)}); set JAX_NUM_PROCESSES=1 to "
-            f"run alone, or {', '.join(EXPLICIT)}"
-        ) from error
-
-
-def _possible(kind: Any) -> bool:
-    """Whether to ask for a kind of cluster: not in steps of one task, which know the tasks of the whole job, nor in
-    pods of no indexed job."""
-    env = os.environ
-    unasked = {
-        "SlurmCluster": env.get("SLURM_STEP_NUM_TASKS") == "1",
-        "K8sCluster": "JOB_COMPLETION_INDEX" not in env,
-    }
-    return not (kind.opt_in_only_method or unasked.get(kind.__name__, False))
 
 
 def _enter(where: peers.Address, index: int) -> peers.Passage | None:

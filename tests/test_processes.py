@@ -15,7 +15,7 @@ from conftest import CONFIG, TESTS, collapse, outcome
 from forced_devices import flags
 from test_lanes import values
 
-from collapse_jax import cli, peers, processes
+from collapse_jax import cli, cluster, peers, processes
 from collapse_jax.config import BadInput
 
 ARGUMENTS = [f"--config={CONFIG}", "--config.seeds=(0,)", "--config.generations=2"]
@@ -223,9 +223,9 @@ def test_what_a_cluster_says(monkeypatch, there, answer):
         monkeypatch.setenv(name, value)
     if isinstance(answer, str):
         with pytest.raises(BadInput, match=f"{answer} .* set JAX_NUM_PROCESSES=1 to run alone"):
-            processes._detected()
+            cluster.detected(1)
     else:
-        assert processes._detected() == answer
+        assert cluster.detected(1) == answer
 
 
 @pytest.mark.parametrize(("given", "line"), [
