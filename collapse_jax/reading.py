@@ -9,7 +9,7 @@ from typing import Any
 
 from collapse_jax.spelling import hint, likely
 
-MOST = 2**31 - 1  # of any whole number: rows, tokens and steps are counted in 32 bits on devices
+MOST = 2**31 - 1  # of any whole number: rows and steps are counted in 32 bits on devices
 
 LONGEST = 200  # letters of a name, which stands in titles and margins of figures
 
