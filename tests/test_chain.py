@@ -176,6 +176,7 @@ def test_step_matched_budgets():
     assert graph.ids["matched"][0][0] == graph.ids["replace"][0][0]
 
 
+@pytest.mark.slow
 def test_weights_from_the_parent_and_from_a_checkpoint(toy_run, tmp_path):
     warm = [
         f"--config={CONFIG}",
@@ -225,6 +226,7 @@ def test_samples_that_are_not_finite_are_divergence(tmp_path, capsys, monkeypatc
     assert fitted["test_loss"] > 0
 
 
+@pytest.mark.slow
 def test_sweep_points_share_a_store(tmp_path):
     assert cli.main(["run", f"--config={CONFIG}", f"--workdir={tmp_path}", "--sweep", "--config.generations=1",
                      "--config.seeds=(0,)"]) == 0  # fmt: skip
@@ -246,6 +248,7 @@ def test_plan_writes_no_generation(tmp_path, capsys):
     assert "18 = 14 to fit + 4 shared" in out and not (tmp_path / "generations").exists()
 
 
+@pytest.mark.slow
 def test_no_program_is_compiled_after_generation_one(tmp_path):
     done = collapse("run", f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.seeds=(0,)")
     assert done.returncode == 0, done.stderr

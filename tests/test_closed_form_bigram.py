@@ -43,6 +43,7 @@ def test_samplers():
     np.testing.assert_allclose(both.sampled(jnp.asarray(weights)), both.sampled(weights), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "arm"),
     [
@@ -55,6 +56,7 @@ def test_simulation_follows_the_prediction(family, arm):
     assert_follows(family, workflow(arm, 60, 3), 2000, ("test_loss", "unseen_contexts", "pairs"))
 
 
+@pytest.mark.slow
 def test_generations_lose_pairs_and_accumulating_keeps_them():
     family = Bigram(contexts=20, symbols=20)
     replace, accumulate = (engine.collect(family, workflow(w, 200, 8), 50) for w in ("replace", "accumulate"))

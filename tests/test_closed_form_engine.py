@@ -35,6 +35,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "arm"), CASES, ids=lambda x: getattr(x, "workflow", type(x).__name__))
 def test_streaming_equals_the_masked_pool(family, arm):
     """Statistics that merge give the numbers of a refit on all the rows, to the rounding of f32 draws."""
@@ -46,6 +47,7 @@ def test_streaming_equals_the_masked_pool(family, arm):
         np.testing.assert_allclose(rows[name], pool[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_drawn_statistics_have_the_law_of_drawn_rows():
     """Kolmogorov-Smirnov on a value that depends on mean and covariance, after three fits, rows < dim too."""
     for family, rows in ((Gaussian(dim=2), 8), (Gaussian(dim=4), 3), (Regression(dim=3, design="fresh"), 9)):
@@ -105,6 +107,7 @@ def test_a_subset_is_uniform():
     np.testing.assert_array_equal(whole, np.arange(4))
 
 
+@pytest.mark.slow
 def test_gamma_and_wishart():
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(5), 50_000)
@@ -193,6 +196,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same_numbers():
     """13 seeds over 4 of 8 devices, on a mesh whose model axis only repeats the work."""
     root = Path(__file__).parents[1]

@@ -72,6 +72,7 @@ def test_samplers():
     assert shares[2] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "arm"),
     [

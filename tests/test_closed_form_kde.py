@@ -55,6 +55,7 @@ def test_clouds_have_the_distribution_of_scikit_learn(kind):
     assert not np.array_equal(made[:50], made[np.argsort(made[:, 0])][:50])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", shapes.DIMENSIONS)
 def test_moments_of_the_clouds(kind):
     """Second moment and characteristic function against many rows of scikit-learn."""
@@ -102,6 +103,7 @@ def test_kernels_of_no_rows_and_of_rows_far_away():
         assert float(log_kernels(at, rows, jnp.array([1.0, 0.0]), 1.0)[0]) == -125000.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "arm"), [("fixed", "accumulate"), ("scott", "replace")])
 def test_streams_agree_with_the_pool(rule, arm):
     family = KernelDensity(data="moons", rule=rule, bandwidth=0.2, test_rows=21)
@@ -129,6 +131,7 @@ def test_a_sample_is_a_kept_row_plus_kernel_noise():
     assert abs(drawn[~far].std() - 0.1) < 0.002 and abs((drawn[far] - 50).std() - 0.1) < 0.002
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "data", "rule"),
     [
@@ -171,6 +174,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "bandwidth", "arm"), PUBLISHED)
 def test_published_losses(data, bandwidth, arm):
     family = KernelDensity(data=data, bandwidth=bandwidth)
@@ -179,6 +183,7 @@ def test_published_losses(data, bandwidth, arm):
     np.testing.assert_allclose(found.mean(0)[[0, 1, 4, 9]], theirs, rtol=0.08 if arm == "replace" else 0.03)
 
 
+@pytest.mark.slow
 def test_the_published_blobs_bug_has_a_name():
     """Test rows around other centres: the loss is hundreds of times larger and falls as kernels spread."""
     table = workflow("replace", 100, 15)

@@ -21,6 +21,7 @@ def test_interference_is_students_t():
         assert abs((score[:, x] < 0).mean() - law) < 4 * np.sqrt(law * (1 - law) / 200_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "arm", "tolerance"),
     [

@@ -89,6 +89,7 @@ def test_real_rows():
     assert (rows[:, 0] < -1.5).mean() == pytest.approx(0.25, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["replace", "accumulate", "accumulate_subsample"])
 def test_moments_follow_the_exact_recursion(arm):
     """Two thousand chains on twelve rows, where EM mostly finds nonsense."""
@@ -96,6 +97,7 @@ def test_moments_follow_the_exact_recursion(arm):
     assert_follows(family, table, 2000, ("variance_ratio", "mean_error"))
 
 
+@pytest.mark.slow
 def test_replace_collapses_as_in_the_paper():
     """n = 50: variance is lost at (1 - 1/n)^t, the loss and the distance grow; accumulate holds."""
     family = MixtureEM(test_rows=100, steps=40)

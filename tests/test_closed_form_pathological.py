@@ -75,6 +75,7 @@ def test_the_law_of_common_tables():
     assert Pathological().predict(workflow(Arm("fresh", fraction=0.5), 20, 6)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [

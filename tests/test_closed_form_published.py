@@ -50,6 +50,7 @@ def test_one_dimensional_gaussian_curves():
             assert abs(z.mean()) < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CURVES.is_file(), reason="the published 1-D Gaussian curves are not here")
 def test_one_dimensional_gaussian_medians():
     """Medians do not care about heavy tails: published medians against 4000 chains, replace, all generations."""

@@ -48,6 +48,7 @@ def test_prediction_is_the_recursion_of_the_paper(alpha):
         np.testing.assert_allclose(law[name].values, truth[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [Arm("augment"), Arm("fresh", fraction=0.4), Arm("accumulate"), Arm("replace")],
@@ -58,6 +59,7 @@ def test_simulation_follows_the_prediction(arm):
     assert_follows(family, workflow(arm, 10, 5), 2000, METRICS)
 
 
+@pytest.mark.slow
 def test_rows_and_drawn_statistics_agree():
     family, table = SharedModels(models=2, dim=2), workflow("augment", 6, 3)
     pool, rows, drawn = (

@@ -56,6 +56,7 @@ def zscores(laws: dict, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_simulation_agrees(name):
     family, arm, rows, generations, seeds, precise = CASES[name]
@@ -70,6 +71,7 @@ def test_simulation_agrees(name):
         assert (np.abs(z) < 4).all(), (metric, z.round(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["same", "fresh"])
 def test_the_leading_order_of_a_subset(design):
     """A5 at n = 400, d = 8: 2-3 % is what is left out, on one design and on fresh ones."""
@@ -92,6 +94,7 @@ def slow_subsampled_regression(rng: np.random.Generator, n: int, d: int, generat
     return out
 
 
+@pytest.mark.slow
 def test_subsampled_regression_against_a_slow_loop():
     """No exact law: means and medians of the engine and of a loop written apart from it."""
     rng = np.random.default_rng(0)

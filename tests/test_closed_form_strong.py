@@ -31,6 +31,7 @@ def test_limits():
     assert family.expected_error(80_000_000, 20_000_000) == pytest.approx(family.floor(0.2), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_floor_is_that_of_a_published_run():
     """p2^2 |w2 - w*|^2: one run with T = 20,000 gave .0164 where the floor is .0180 (sampling noise 10 %)."""
     family = Strong(dim=10, noise=0.01, distance=1.8)
@@ -40,6 +41,7 @@ def test_the_floor_is_that_of_a_published_run():
     assert found["test_loss"][:, 1].min() < 0.0164
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [
@@ -54,6 +56,7 @@ def test_simulation_follows_the_prediction(arm):
     assert_follows(family, table, 4000, ("test_loss", "toward_teacher"))
 
 
+@pytest.mark.slow
 def test_rows_and_drawn_statistics_agree():
     family, table = Strong(dim=3), workflow(Arm("augment", fraction=0.5, synthetic=0.5), 12, 2)
     pool, rows, drawn = (

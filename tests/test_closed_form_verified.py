@@ -106,6 +106,7 @@ def test_the_threshold():
     assert curve[0] < curve[1] < 0.5 < curve[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "arm"),
     [
@@ -122,6 +123,7 @@ def test_simulation_follows_the_prediction(family, arm):
         assert_follows(family, table, 2000, ("test_loss", "kept"), how="rows")
 
 
+@pytest.mark.slow
 def test_rows_are_right_as_often_as_said():
     family = Verified(wrong=0.4, keep_right=0.9, keep_wrong=0.5)
     table = workflow("replace", 300, 2)
@@ -136,6 +138,7 @@ def test_rows_are_right_as_often_as_said():
     assert same_law(drawn["kept_wrong"][:, 1], found["kept_wrong"][:, 1]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_model_that_labels_its_own_inputs_is_helped_by_a_verifier():
     """Hard classes, thirty rows: errors pile up without, and do not with, a perfect verifier."""
     table = workflow("replace", 30, 12)

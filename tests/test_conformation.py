@@ -62,6 +62,7 @@ def keys(count=ROWS, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+@pytest.mark.slow
 def test_the_network_that_moves_nothing_scores_as_a_gaussian(compiled, still):
     """Positions from N(0, unit^2) without their centre, for which v = 0 is the best estimate."""
     draws, total, weight = 400, 0.0, 0.0
@@ -185,6 +186,7 @@ def test_rows_of_weight_zero_do_not_count(compiled, model):
         assert tuple(map(float, again[name])) == pytest.approx((float(total), float(weight)))
 
 
+@pytest.mark.slow
 def test_a_bond_length_is_learned():
     """Diatomic molecules of 1.3 Å: after some steps samples have that length."""
     draw = np.random.default_rng(0)
@@ -218,6 +220,7 @@ def test_a_bond_length_is_learned():
     assert np.quantile(np.abs(lengths - 1.3), 0.8) < 0.25
 
 
+@pytest.mark.slow
 def test_many_devices_and_seeds_side_by_side_give_the_numbers_of_one():
     program = """
 import json, sys
@@ -268,6 +271,7 @@ def spice(tmp_path_factory):
     return data, conformation.prepare(data, tmp_path_factory.mktemp("store"))
 
 
+@pytest.mark.slow
 def test_a_generation_of_real_molecules_is_judged_and_shown(spice):
     data, dataset = spice
     made = build(MODEL, data, FAMILY.sampling, dataset)

@@ -104,6 +104,7 @@ def test_largest_keeps_ties_and_always_the_largest():
     np.testing.assert_array_equal(largest(x, jnp.ones_like(x), 0.0)[2], [0, 0, 0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, top_k=3), Sampling(top_p=0.8)])
 def test_frequencies_of_whole_rows_are_their_probabilities(sampling):
     """All 64 rows of three tokens out of four, enumerated with NumPy, against 4096 draws."""
@@ -128,6 +129,7 @@ def test_frequencies_of_whole_rows_are_their_probabilities(sampling):
     assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [2, 11, 300])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6, top_k=7), Sampling(top_p=0.7)])
 def test_tokens_are_drawn_at_their_probabilities(vocabulary, sampling):
@@ -164,6 +166,7 @@ def test_rare_tokens_are_drawn_at_their_rate():
     assert stats.chisquare(np.bincount(places % 8, minlength=8)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_key_alone():
     model = shaken(TINY["gpt2"])
     keys = jax.random.split(jax.random.key(0), 6)
@@ -209,6 +212,7 @@ def test_stages_compute_the_rows_that_have_not_ended(monkeypatch):
     assert sorted(seen) == [(t, n) for t, n in enumerate([8, 8, 8, 2, 2, 2, 2, 2, 2])]
 
 
+@pytest.mark.slow
 def test_rows_that_moved_up_are_what_they_are_alone(monkeypatch):
     monkeypatch.setattr(decode, "stages", lambda b, e: [(x, min(x + 3, e)) for x in range(b, e, 3)])
     model, form = shaken(TINY["llama2"]), RowForm(12, 2, stop_id=2, ids=6)
@@ -223,6 +227,7 @@ def test_rows_that_moved_up_are_what_they_are_alone(monkeypatch):
         np.testing.assert_array_equal(found[i], draw(keys[i : i + 1], prompt[i : i + 1])[0])
 
 
+@pytest.mark.slow
 def test_models_side_by_side_draw_what_each_draws_alone():
     """Mapped over models whose rows end at different stages."""
     models = [shaken(TINY["llama2"]), jax.tree.map(lambda w: -w, shaken(TINY["llama2"]))]
@@ -237,6 +242,7 @@ def test_models_side_by_side_draw_what_each_draws_alone():
     np.testing.assert_array_equal(both, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [0, 3])
 def test_rows_end_on_a_mesh_whatever_is_split_over_it(given):
     """Keys and prompts that are not split over the mesh, and a stop token."""

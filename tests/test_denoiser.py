@@ -101,6 +101,7 @@ def test_it_is_the_plain_network(random, batch):
     np.testing.assert_allclose(forward(random, *batch), wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_begins_as_zero_and_learns_at_once(fresh, batch):
     assert float(jnp.abs(forward(fresh, *batch)).max()) == 0
     slopes = jax.jit(jax.grad(lambda model: ((model(*batch) - batch[0]) ** 2).mean()))(fresh)
@@ -134,6 +135,7 @@ def test_seeds_run_side_by_side(random, batch):
     np.testing.assert_allclose(found[0], forward(random, *batch), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_and_remat_compute_the_same(random, batch):
     exact = np.asarray(forward(random, *batch))
     for change, rtol in (({"dtype": "bfloat16"}, 0.06), ({"remat": "full"}, 1e-5)):
@@ -206,6 +208,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one():
     one, eight = run(MESH, devices=8)
     for name in one:

@@ -273,6 +273,7 @@ def agree(found, expected, atol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=atol), found, expected)
 
 
+@pytest.mark.slow
 def test_rows_in_parts_give_what_they_give_whole(compiled, model, run):
     some = [molecules(seed) for seed in range(3)]
     some += [{k: v[np.r_[0, 0, 0, 0, 0, 0, 0, 0]] for k, v in some[0].items()}]  # all at the largest size
@@ -282,6 +283,7 @@ def test_rows_in_parts_give_what_they_give_whole(compiled, model, run):
         agree(compiled["map"](model, rows), run(rows))
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_give_what_they_give_alone(compiled, model, run):
     batches = [molecules(5), molecules(6)]
     models = [model, jax.tree.map(lambda w: 0.7 * w, model)]

@@ -108,6 +108,7 @@ def placed(*trees, axes=("data",)):
     return jax.device_put(trees, jax.NamedSharding(jax.sharding.get_mesh(), jax.P(*axes)))
 
 
+@pytest.mark.slow
 def test_the_state_of_a_fit_can_be_described_without_making_it(made):
     family, _, model, _ = made
     described = jax.eval_shape(lambda: family.init(nnx.Rngs(0)))
@@ -116,6 +117,7 @@ def test_the_state_of_a_fit_can_be_described_without_making_it(made):
     assert hash(family) == hash(family) and family.items[1] >= 1
 
 
+@pytest.mark.slow
 def test_a_row_of_weight_zero_does_not_count(made):
     family, dataset, model, _ = made
     rows, evaluate = dataset.rows("test").read(0, 6), jax.jit(family.evaluate)
@@ -133,6 +135,7 @@ def _along(weight, x):
     return weight.astype(bool).reshape(-1, *[1] * (x.ndim - 1))
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_in_any_batches(made):
     family, dataset, model, _ = made
     source, found = dataset.rows("test"), []
@@ -144,6 +147,7 @@ def test_an_evaluation_is_the_same_in_any_batches(made):
         assert value == pytest.approx(found[1][name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_key_and_condition_alone(made):
     family, dataset, model, _ = made
     rows, sample = dataset.rows("train").read(0, 8), jax.jit(family.sample)
@@ -158,6 +162,7 @@ def test_a_row_depends_on_its_key_and_condition_alone(made):
         )
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_seeds_alone(made):
     family, dataset, _, models = made
     rows = dataset.rows("train").read(0, 8)
@@ -213,6 +218,7 @@ class Killed(BaseException):
     """Nothing catches it, as nothing catches SIGKILL; test_faults kills processes for real."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "times"), [("fit/step", 7), ("sample/shard", 3)])
 def test_a_killed_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, point, times):
     arguments, workdir, _ = whole

@@ -124,6 +124,7 @@ def test_a_network_that_gives_nothing_finite_draws_no_picture(sampler, gives):
     assert not np.isfinite(scored["test_loss"][0])
 
 
+@pytest.mark.slow
 def test_an_unconditional_model_gives_no_labels(weights):
     made = family(dataclasses.replace(SMALL, conditional=False))
     model = jax.jit(lambda: made.init(nnx.Rngs(0)))()

@@ -101,6 +101,7 @@ def test_rows_of_weight_zero_do_not_count(tmp_path, weights):
     assert float(tokens) == float(count) == 11
 
 
+@pytest.mark.slow
 def test_sampled_rows_have_the_form_of_real_ones(tmp_path, weights):
     hot = jax.tree.map(lambda w: 0.0 * w, weights)  # every token equally likely
     keys = jax.random.split(jax.random.key(0), 400)

@@ -62,13 +62,14 @@ def resume(workdir: Path) -> dict:
     return outcome(workdir) | {"curves": curves(workdir)}
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [POINTS[0], *(pytest.param(p, marks=pytest.mark.slow) for p in POINTS[1:])])
 def test_killed_at_a_point(untouched, tmp_path, point):
     killed = collapse("run", *SMALL, f"--workdir={tmp_path}", kill_at=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert resume(tmp_path) == untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(2))
 def test_killed_at_random_times_until_done(untouched, tmp_path, number):
     chance = random.Random(number)
@@ -80,6 +81,7 @@ def test_killed_at_random_times_until_done(untouched, tmp_path, number):
     assert resume(tmp_path) == untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop(untouched, tmp_path, signum):
     process = start("run", *SMALL, f"--workdir={tmp_path}", "--config.train.epochs=3")
@@ -119,6 +121,7 @@ def test_damage_to_a_finished_run_is_found_and_mended(toy_run, tmp_path, capsys,
     assert cli.main(["verify", str(workdir)]) == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_the_way_falls_back_to_the_one_before(untouched, tmp_path, capsys):
     often = [*SMALL, "--config.train.checkpoint_every=3", f"--workdir={tmp_path}"]
     collapse("run", *often, kill_at="fit/checkpoint:4")
@@ -144,6 +147,7 @@ def test_parents_with_other_rows_make_children_stale(toy_run, tmp_path, capsys):
     assert list((workdir / "generations").glob("*.stale-0"))
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_store(tmp_path):
     first = start("run", *SMALL, f"--workdir={tmp_path / 'a'}", f"--store={tmp_path / 's'}")
     while not (tmp_path / "s" / "lock").exists():

@@ -42,6 +42,7 @@ def values(workdir):
     }
 
 
+@pytest.mark.slow
 def test_the_numbers_of_one_fit_at_a_time(untouched, tmp_path):
     assert cli.main(["run", *TOGETHER, "--config.together=1", f"--workdir={tmp_path}"]) == 0
     alone, together = values(tmp_path), values(untouched)
@@ -50,6 +51,7 @@ def test_the_numbers_of_one_fit_at_a_time(untouched, tmp_path):
     assert outcome(tmp_path)["generations"].keys() == outcome(untouched)["generations"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_point(untouched, tmp_path, point):
     killed = collapse("run", *TOGETHER, f"--workdir={tmp_path}", kill_at=point)
@@ -58,6 +60,7 @@ def test_killed_at_a_point(untouched, tmp_path, point):
     assert outcome(tmp_path) == outcome(untouched)
 
 
+@pytest.mark.slow
 def test_one_seed_missing_is_made_again_to_the_bit(untouched, tmp_path):
     shutil.copytree(untouched, tmp_path / "w")
     lost = json.loads((untouched / "experiment.json").read_text())["ids"]["replace"]["1"][1]
@@ -158,12 +161,14 @@ def test_steps_in_one_dispatch_change_nothing_but_rounding():
         assert int(b["step"]) == int(b["finite_steps"]) == 8
 
 
+@pytest.mark.slow
 def test_dispatches_in_a_run(untouched, tmp_path):
     assert cli.main(["run", *TOGETHER, "--config.train.dispatch=4", f"--workdir={tmp_path}"]) == 0
     a, b = values(untouched), values(tmp_path)
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_of_a_plain_loop():
     # a constant rate: the length of a fit changes none of its first steps
     settings, batches = Training(learning_rate=0.1, ema=0.6, schedule="constant", warmup=0.0), drawn(1)
@@ -182,6 +187,7 @@ def test_lanes_are_filled_with_the_last():
     np.testing.assert_array_equal(pick(tree, 2)["x"], [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_seeds_split_over_devices():
     program = """
 import json, sys

@@ -154,6 +154,7 @@ def test_bad_text(tmp_path, capsys, content, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tinystories_one_document_a_row(tmp_path):
     if not DATA.exists():
         pytest.skip(f"{DATA} is not here")
@@ -174,6 +175,7 @@ def samples_of(workdir: Path) -> dict[str, np.ndarray]:
                      dataset(workdir).spec).read(0, 48)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_import_prepares_what_run_finds(tmp_path, capsys):
     assert cli.main(["import", *TINY, f"--store={tmp_path}"]) == 0
     assert "rows" in capsys.readouterr().out
@@ -189,6 +191,7 @@ def test_import_prepares_what_run_finds(tmp_path, capsys):
     assert cli.main(["run", *TINY, f"--workdir={tmp_path / 'w'}", *given]) == 0
 
 
+@pytest.mark.slow
 def test_bench_prints_one_line(tmp_path, capsys):
     assert cli.main(["bench", *TINY, "--seconds=0.1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -104,11 +104,13 @@ def on_eight():
     return run(PROGRAM, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "both", "fsdp", "all"])
 def test_eight_devices_give_the_losses_of_one(on_eight, name):
     np.testing.assert_allclose(on_eight[name][0], on_eight["one"][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_collectives_are_those_that_must_be(on_eight):
     """Gradients are summed; with weights over `data` they are gathered, activations never are."""
     for name, (_, collectives) in on_eight.items():

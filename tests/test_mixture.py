@@ -138,6 +138,7 @@ with mixture.Batches([(s, 0, len(s)) for s in sources], (9, 14), 64, 8, (5,), he
 """
 
 
+@pytest.mark.slow
 def test_same_global_batches_from_real_processes(tmp_path):
     made = [make_source(tmp_path, name, (rows,)) for name, rows in enumerate((12, 14))]
     files = [f"{source.paths[0]}={len(source)}" for source in made]

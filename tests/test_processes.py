@@ -76,6 +76,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_shards_of_one_process_whatever_the_order_of_devices(alone, tmp_path):
     codes, texts = pair(tmp_path, order=TORUS)
     assert codes == [0, 0], texts
@@ -89,6 +90,7 @@ def test_the_shards_of_one_process_whatever_the_order_of_devices(alone, tmp_path
     assert cli.main(["verify", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [("", "fit/step:9"), ("sample/shard:2", "")])
 def test_resumed_after_one_process_was_killed(alone, tmp_path, kill_at):
     codes, texts = pair(tmp_path, kill_at=kill_at)

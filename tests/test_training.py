@@ -133,6 +133,7 @@ def test_evaluation_weighs_padding_out(mesh):
     assert found["test_loss"] == pytest.approx(-log_p[rows].mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(mesh):
     """Strided microbatches and the data axis change nothing but rounding."""
     code = (

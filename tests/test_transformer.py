@@ -119,6 +119,7 @@ def under(config, model):
     return jax.tree.unflatten(tree, jax.tree.leaves(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 1, "remat": "full"}])
 @pytest.mark.parametrize("name", ["gpt2", "llama2"])
 def test_remat_and_unrolling_change_no_gradient(name, change):
@@ -195,6 +196,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one():
     found = run(MESH, devices=8)
     for style in ("gpt2", "llama2"):

@@ -246,6 +246,7 @@ def test_training_loss_is_the_bound_with_its_kl_warmed_up():
         assert float(weight) == 4 and float(terms["kl"]) == pytest.approx(kl / 4, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_against_finite_differences():
     config = Model(
         channels=(8,), kernel=3, blocks=1, norm="group", latent=2, likelihood="gaussian", scale=0.5
@@ -266,6 +267,7 @@ def test_gradient_against_finite_differences():
     assert (ahead - behind) / (2 * step) == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.slow
 def test_learned_scale_is_drawn_to_the_spread_of_the_residuals():
     config = dataclasses.replace(SMALL, likelihood="gaussian", scale=0.2)
     made_by, batch, key = family(config), rows(), jax.random.key(4)
@@ -287,6 +289,7 @@ def test_a_decoder_that_gives_nan_draws_no_picture(likelihood, draw):
     assert np.isnan(drawn["image"]).all()
 
 
+@pytest.mark.slow
 def test_rows_are_drawn_by_their_keys():
     keys, given = jax.random.split(jax.random.key(0), 9), rows(9)
     for config in (SMALL, dataclasses.replace(SMALL, likelihood="gaussian", scale=0.05)):
@@ -309,6 +312,7 @@ def test_rows_are_drawn_by_their_keys():
             assert np.std(drawn["full"] - drawn["mean"]) == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_give_the_numbers_of_one_at_a_time():
     config = Model(channels=(8,), blocks=1, norm="group", latent=2)
     made_by = family(config)
@@ -328,6 +332,7 @@ def test_seeds_side_by_side_give_the_numbers_of_one_at_a_time():
         )
 
 
+@pytest.mark.slow
 def test_it_learns_more_of_digits_than_each_pixels_mean():
     pixels = load_digits().data.reshape(-1, 8, 8, 1) / 16
     image = np.round(255 * pixels).astype(np.uint8)
@@ -353,6 +358,7 @@ def test_it_learns_more_of_digits_than_each_pixels_mean():
     assert found["test_loss"] < alone - 0.02 and found["kl"] > 0.02
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close():
     model = made(family())
     half = VAE(dataclasses.replace(SMALL, dtype="bfloat16"), (8, 8, 1), nnx.Rngs(1))
@@ -438,6 +444,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one():
     (value, norm, scores, drawn), others = run(MESH, devices=8).values()
     assert others[0] == pytest.approx(value, rel=1e-5)
