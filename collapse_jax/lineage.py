@@ -68,7 +68,10 @@ class Generation:
 
     @led
     def _load(self) -> None:
-        """Load what the folder says of itself, trusting sizes and the digests of its small files."""
+        self.look()
+
+    def look(self) -> "Generation":
+        """`read` for one process alone: what the folder says of itself, trusting sizes and small files' digests."""
         self.broken = {}
         for name in ("manifest.json", "progress.json"):
             if not self._inside(name).exists():
@@ -81,6 +84,7 @@ class Generation:
             self.state = {k: v for k, v in self.manifest.items() if k in ("files", "stages", "moves")}
             self.committed = name == "manifest.json"
             break
+        return self
 
     @led
     def start(self) -> None:

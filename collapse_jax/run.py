@@ -31,6 +31,7 @@ from collapse_jax.chain import Chain
 from collapse_jax.config import BadInput
 from collapse_jax.console import duration, loud, say
 from collapse_jax.experiment import Experiment, Graph, Node, plan
+from collapse_jax.lineage import Generation
 from collapse_jax.metrics import compilations
 
 REPORT_SHARE = 0.03  # of the run's time at most goes into rebuilding the report while it runs
@@ -255,7 +256,8 @@ class Run:
         return total
 
     def _metrics(self, name: str) -> dict[str, Any]:
-        return self.chain.generation(name).json("metrics.json")
+        # Process 0 asks alone when it writes the records.
+        return Generation(self.store, self.graph.nodes[name].recipe).look().json("metrics.json")
 
     def _records(self) -> Iterator[dict[str, Any]]:
         """Every measurement, in the order arm, seed, generation, metric."""
