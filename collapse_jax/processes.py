@@ -200,6 +200,9 @@ def shared(make: Callable[[], Any]) -> Any:
         except BadInput as error:
             _client().key_value_set(key, json.dumps({"error": str(error)}))
             raise
+        except OSError as error:
+            _client().key_value_set(key, json.dumps({"failure": _line(error)}))
+            raise
         _client().key_value_set(key, json.dumps({"found": found}))
     else:
         alive()
@@ -209,6 +212,8 @@ def shared(make: Callable[[], Any]) -> Any:
             raise Lost(f"{_who()} heard nothing from process 0 ({_line(error)})") from error
         if "error" in said:
             raise BadInput(said["error"])
+        if "failure" in said:
+            raise Lost(f"{_who()}: process 0 could not go on ({said['failure']})")
         found = said["found"]
     barrier("shared")
     if lead():
