@@ -109,6 +109,7 @@ def test_resumed_after_one_process_was_killed(alone, tmp_path, kill_at):
     ]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_one_step(tmp_path):
     started = begin(tmp_path, "--config.train.epochs=100000", "--config.train.checkpoint_every=100000")
     while not list(tmp_path.glob("logs/*.jsonl")):  # begun with the fit
