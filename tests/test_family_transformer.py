@@ -132,6 +132,7 @@ def test_a_row_that_ends_in_its_prompt_is_all_prompt(tmp_path, weights):
     rows = {"tokens": ended, "length": np.full(2, 2, np.int32), "prompt": np.zeros(2, np.int32)}
     made = family(tmp_path, "document", prompt_tokens=5)
     drawn = jax.tree.map(np.asarray, jax.jit(made.sample)(weights, jax.random.split(jax.random.key(0)), rows))
+    drawn = {name: x.astype(made.spec[name][1]) for name, x in drawn.items()}
     assert drawn["length"].tolist() == drawn["prompt"].tolist() == [2, 2]
     assert made.measure(None, [drawn], [rows], [rows])["copied_rows"] == 1.0
 

@@ -293,6 +293,8 @@ class Gaussian(Family):
         with np.errstate(invalid="ignore"):
             stds = np.where(np.isinf(squares), np.inf, squares - 4 * power(3) + 6 * fitted - 4 * std + 1)
         at_most = self.variance * (np.sqrt(errors) + np.sqrt(np.maximum(stds, 0)))
+        with np.errstate(invalid="ignore", divide="ignore"):  # a distance of 0 has no relative spread
+            relative = at_most / distance
         return log | {
             "std_ratio": Prediction(
                 std,
@@ -303,6 +305,6 @@ class Gaussian(Family):
                 distance,
                 "E mu^2 + E (sigma - sigma_0)^2 from variance_ratio, mean_error, std_ratio",
                 diverges=self._walks(workflow),
-                spread=at_most / distance,
+                spread=relative,
             ),
         }
