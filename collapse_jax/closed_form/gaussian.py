@@ -254,6 +254,8 @@ class Gaussian(Family):
             moments.spread(moments.along_chain(workflow, 1.0, f), one) for f in (squares, determinants)
         )
         loss = 0.5 * (d * np.log(2 * np.pi * self.variance) + log_det + trace + off)
+        with np.errstate(invalid="ignore", divide="ignore"):  # infinity over infinity: nobody knows
+            relative = 0.5 * (trace + off) * inverses / np.abs(loss)
         return {
             "log_determinant": Prediction(
                 log_det, "sum of psi((n-i)/2) + ln(2/(n-lost)) over i <= d and fits"
@@ -265,7 +267,7 @@ class Gaussian(Family):
                 loss,
                 "log det, E Sigma^-1 = (n-lost)/(n-d-2) a fit, and the mean in its metric",
                 diverges=True if workflow.arm.workflow in ("replace", "replace_multiple") else None,
-                spread=0.5 * (trace + off) * inverses / np.abs(loss),
+                spread=relative,
             ),
         }
 
