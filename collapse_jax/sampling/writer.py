@@ -50,7 +50,7 @@ class Sampler:
     def _sample(self, models_G: Any, keys_G: jax.Array, indices_GB: jax.Array, rows_GB: Any) -> Any:
         def one(model: nnx.Module, key: jax.Array, indices_B: jax.Array, rows_B: Any) -> Any:
             keys_B = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices_B)
-            return _settled(self.family.sample(model, keys_B, rows_B), self.family.spec)
+            return settled(self.family.sample(model, keys_B, rows_B), self.family.spec)
 
         drawn = over(one, self.lanes, (0, 0, 0, 0))(models_G, keys_G, indices_GB, rows_GB)
         if jax.process_count() > 1:  # every process gets all rows, so that any can write any shard
@@ -105,7 +105,7 @@ def _given(mesh: Mesh, real: RowSource, first: int, size: int) -> tuple[np.ndarr
     return indices.astype(np.uint32), real.take(indices % len(real))
 
 
-def _settled(drawn: Batch, spec: Spec) -> tuple[Batch, jax.Array]:
+def settled(drawn: Batch, spec: Spec) -> tuple[Batch, jax.Array]:
     """The rows as the spec has them, and which of them were finite before [B]: NaN is 0 as a whole number."""
     finite = [jnp.all(jnp.isfinite(x), range(1, x.ndim)) for x in drawn.values()]
     return {name: drawn[name].astype(spec[name][1]) for name in drawn}, jnp.all(jnp.stack(finite), 0)
