@@ -26,11 +26,11 @@ _reading: ContextVar[bool] = ContextVar("reading", default=False)
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Nothing is written, renamed or removed by this module within: what would have to be made is refused."""
-    token = _reading.set(True)
+    before = _reading.set(True)
     try:
         yield
     finally:
-        _reading.reset(token)
+        _reading.reset(before)
 
 
 def inside(root: Path, path: Path) -> Path:

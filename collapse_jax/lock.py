@@ -37,11 +37,11 @@ def owned(folder: Path) -> Iterator[None]:
         gone = kernel or not _alive(holder.get("pid"))
         if holder and not (holder.get("host") == host and gone) and _beats(path, holder):
             raise BadInput(_refusal(folder, holder))
-        me = {"host": host, "pid": os.getpid(), "token": uuid.uuid4().hex}
+        me = {"host": host, "pid": os.getpid(), "nonce": uuid.uuid4().hex}
         _beat(f, me)
         if not kernel:
             time.sleep(SETTLE_S)
-            if (other := _read(path)).get("token") != me["token"]:
+            if (other := _read(path)).get("nonce") != me["nonce"]:
                 raise BadInput(_refusal(folder, other))
         stop = threading.Event()
         beat = threading.Thread(target=_keep_beating, args=(f, me, stop), daemon=True, name="lock-heartbeat")
