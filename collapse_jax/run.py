@@ -149,7 +149,6 @@ class Run:
         dataset, family, self.graph = prepare(experiment, store)
         refuse_absurd(experiment, family)
         self.family, self.dataset = family, dataset
-        self.weights = _weights(experiment)
         # the chain's own measure, in the unit of the family's loss
         self.units = {"sample_loss_under_first": family.units["test_loss"], **family.units}
         self.chain = Chain(experiment, family, dataset, self.graph, mesh, store, workdir)
@@ -333,6 +332,7 @@ class Run:
             return
         e, graph, rows = self.experiment, self.graph, Path(self.dataset.path).resolve()
         stored = rows.is_relative_to(self.store)
+        first = next(iter(graph.nodes.values()))
         workdirs.write(
             self.workdir,
             self.store,
@@ -343,7 +343,7 @@ class Run:
                 "arms": {name: settings_.identity(arm) for name, arm in e.arms.items()},
                 "seeds": list(e.seeds),
                 "generations": e.generations,
-                "rows": next(iter(graph.nodes.values())).recipe["rows"],
+                "rows": first.recipe["rows"],
                 "tables": {name: w.table().tolist() for name, w in graph.workflows.items()},
                 "ids": {
                     arm: {str(s): list(names) for s, names in seeds.items()}
@@ -354,7 +354,7 @@ class Run:
                 "data": {
                     "rows": os.path.relpath(rows, self.workdir.resolve()) if stored else str(rows),
                     "digest": self.dataset.digest,
-                    "weights": self.weights,
+                    "weights": first.recipe["weights"],
                 },
                 "units": self.units,
                 "versions": provenance.versions(),

@@ -18,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign, rdMolTransforms
 from scipy.stats import special_ortho_group, wasserstein_distance
 
-from collapse_jax.data import alignment, chemistry, molecule_sources
+from collapse_jax.data import alignment, chemistry, molecule_files
 from collapse_jax.data.molecules import _batches
 from collapse_jax.measures import molecule_geometry as geometry
 from collapse_jax.measures import molecule_pictures as pictures
@@ -31,7 +31,7 @@ def molecule(smiles, conformers=4, seed=0):
     rdDistGeom.EmbedMultipleConfs(mol, conformers, randomSeed=seed + 1)
     rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol)
     positions = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
-    return chemistry.checked(molecule_sources._entry(mol, smiles, positions))[0]
+    return chemistry.checked(molecule_files.entry(mol, smiles, positions))[0]
 
 
 def rows(molecules, keep=lambda i, c: True, size=26):

@@ -15,7 +15,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
 
 from collapse_jax.config import BadInput, resolve, template
-from collapse_jax.data import chemistry, molecule_archives, molecule_sources, molecules
+from collapse_jax.data import chemistry, molecule_archives, molecule_files, molecule_sources, molecules
 from collapse_jax.data.chemistry import Entry, Refused, checked
 from collapse_jax.data.dataset import describe
 from collapse_jax.data.molecule_smiles import SMILES
@@ -48,7 +48,7 @@ def molecule_entry(smiles, seed=0, name="m", conformers=1) -> Any:
     rdDistGeom.EmbedMultipleConfs(mol, conformers, randomSeed=seed + 1)
     Chem.Kekulize(mol, clearAromaticFlags=True)
     positions = np.stack([conformer.GetPositions() for conformer in mol.GetConformers()])
-    return molecule_sources._entry(mol, name, positions)
+    return molecule_files.entry(mol, name, positions)
 
 
 # --- the builtin molecules
