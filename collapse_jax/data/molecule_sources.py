@@ -17,6 +17,7 @@ from collapse_jax import files, rng
 from collapse_jax.config import BadInput
 from collapse_jax.data import alignment, molecule_archives, molecule_files, tfds
 from collapse_jax.data.chemistry import Entry, Refused, require
+from collapse_jax.data.molecule_files import entry as _entry
 from collapse_jax.data.molecule_smiles import SMILES
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _conformers(lines: str, count: int) -> Entries:
                 continue
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=0, maxIters=ITERATIONS)
         positions = np.stack([mol.GetConformer(i).GetPositions() for i in made])
-        yield molecule_files.entry(mol, name, positions[_distinct(mol)])
+        yield _entry(mol, name, positions[_distinct(mol)])
 
 
 def _distinct(mol: "Mol") -> list[int]:
