@@ -156,6 +156,13 @@ def test_an_absurd_closed_form_is_refused_before_it_is_made():
         engine.prepare(Gaussian(dim=60_000), workflow, 10)
 
 
+def test_an_absurd_closed_form_leaves_no_folder(capsys, tmp_path):
+    theory = f"--config={THEORY}"
+    line = refused(capsys, "run", theory, f"--workdir={tmp_path / 'w'}", "--config.panels.gaussian.settings.dim=60000",
+                   "--config.panels.gaussian.rows=20000000")  # fmt: skip
+    assert "a chunk of" in line and not (tmp_path / "w").exists()
+
+
 NAMES = st.sampled_from(
     ["rows", "seeds", "seed", "train", "train.epochs", "train.lr", "train.init", "model", "model.channels", "data",
      "data.source", "data.group", "data.features", "sample", "evaluate", "mesh", "mesh.fsdp", "arms", "arms.replace",

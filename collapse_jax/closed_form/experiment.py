@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,12 +25,13 @@ def run(experiment: ClosedForm, workdir: Path, store: Path | None = None) -> int
     """Run what is missing, write records and report; exit code 0. Raises `BadInput`, `Interrupted`."""
     store = (store or workdir).resolve()
     meshes.make(experiment.devices, 1)
+    programs = {name: _prepare(experiment, p, arm) for name, p, arm in experiment.arms()}  # or refused
     with ExitStack() as stack:
         stack.enter_context(workdirs.owned(workdir, store))
         stack.enter_context(interrupt.caught())
         (store / "closed_form").mkdir(exist_ok=True)
         began = time.perf_counter()
-        paths = _run_arms(experiment, store)
+        paths = _run_arms(experiment, store, programs)
         _write(experiment, workdir, store, paths)
         report.build(workdir)
         say(report.conclusion(workdir))
@@ -38,7 +39,7 @@ def run(experiment: ClosedForm, workdir: Path, store: Path | None = None) -> int
     return 0
 
 
-def _run_arms(experiment: ClosedForm, store: Path) -> dict[str, Path]:
+def _run_arms(experiment: ClosedForm, store: Path, programs: Mapping[str, engine.Program]) -> dict[str, Path]:
     """Folder of every arm; arms with one recipe share it. Programs compile ahead in threads."""
     arms = list(experiment.arms())
     recipes = {name: records.recipe(experiment, p, arm) for name, p, arm in arms}
@@ -46,11 +47,8 @@ def _run_arms(experiment: ClosedForm, store: Path) -> dict[str, Path]:
     missing = [
         (name, p, arm) for name, p, arm in arms if not records.committed(paths[name], experiment.keep_seeds)
     ]
-    programs = {
-        name: _prepare(experiment, p, arm) for name, p, arm in missing
-    }  # refused before any is compiled
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-        ready = {name: pool.submit(program.compile) for name, program in programs.items()}
+        ready = {name: pool.submit(programs[name].compile) for name, _, _ in missing}
         try:
             for at, (name, p, arm) in enumerate(missing, 1):
                 interrupt.poll()
